@@ -1,0 +1,270 @@
+/* The broker as a whole: making it and taking it apart, its settings, its clients, its totals. */
+#include "broker/broker_priv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+
+/* --- settings ------------------------------------------------------------------------------ */
+
+static void names_free(char ***names, size_t count)
+{
+	for (size_t i = 0; *names != NULL && i < count; i++)
+		free((*names)[i]);
+	free(*names);
+	*names = NULL;
+}
+
+static bool names_copy(char *const *names, size_t count, char ***copy)
+{
+	*copy = calloc(count + 1, sizeof(**copy));
+	for (size_t i = 0; *copy != NULL && i < count; i++) {
+		(*copy)[i] = strdup(names[i]);
+		if ((*copy)[i] == NULL)
+			names_free(copy, count);
+	}
+	return *copy != NULL;
+}
+
+bool broker_configure(struct broker *broker, const struct broker_settings *settings)
+{
+	size_t queue_count = settings->worker_queue_count, old_queue_count;
+	size_t channel_count = settings->unanswered_channel_count, old_channel_count;
+	char **queues = NULL, **channels = NULL, **old_queues, **old_channels;
+
+	if (!names_copy(settings->worker_queues, queue_count, &queues) ||
+	    !names_copy(settings->unanswered_channels, channel_count, &channels) ||
+	    !channels_configure(broker, settings)) {
+		names_free(&queues, queue_count);
+		names_free(&channels, channel_count);
+		return false;
+	}
+	mutex_lock(&broker->lock);
+	broker->reply_timeout_ms = settings->reply_timeout_ms;
+	broker->reply_timeout_max_ms = settings->reply_timeout_max_ms;
+	broker->worker_settle_ms = settings->worker_settle_ms;
+	broker->no_worker = settings->no_worker;
+	old_queues = broker->worker_queues;
+	old_queue_count = broker->worker_queue_count;
+	broker->worker_queues = queues;
+	broker->worker_queue_count = queue_count;
+	old_channels = broker->unanswered_channels;
+	old_channel_count = broker->unanswered_channel_count;
+	broker->unanswered_channels = channels;
+	broker->unanswered_channel_count = channel_count;
+	mutex_unlock(&broker->lock);
+	names_free(&old_queues, old_queue_count);
+	names_free(&old_channels, old_channel_count);
+	return true;
+}
+
+struct broker *broker_new(const struct broker_settings *settings, uint64_t boot_ms,
+			  const char **error)
+{
+	struct broker *broker = calloc(1, sizeof(*broker));
+
+	*error = "out of memory for the broker";
+	if (broker == NULL)
+		return NULL;
+	broker->boot_ms = boot_ms;
+	atomic_init(&broker->next_message, 1);
+	atomic_init(&broker->next_subscription, 1);
+	mutex_init(&broker->lock, LOCK_EXCHANGE);
+	cond_init(&broker->wake);
+	hash_init(&broker->clients);
+	hash_init(&broker->queues);
+	hash_init(&broker->correlations);
+	list_init(&broker->registrations);
+	broker->next_correlation = 1;
+	broker->next_use = 1;
+	if (!channels_init(broker, settings) || !broker_configure(broker, settings))
+		goto failed;
+	if (!deadline_thread_start(broker)) {
+		*error = "cannot start the deadline thread";
+		goto failed;
+	}
+	*error = NULL;
+	return broker;
+failed:
+	channels_free(broker);
+	names_free(&broker->worker_queues, broker->worker_queue_count);
+	names_free(&broker->unanswered_channels, broker->unanswered_channel_count);
+	cond_destroy(&broker->wake);
+	mutex_destroy(&broker->lock);
+	free(broker);
+	return NULL;
+}
+
+void broker_set_control(struct broker *broker, const struct broker_control *control)
+{
+	broker->control = *control;
+}
+
+void broker_free(struct broker **pointer)
+{
+	struct broker *broker = *pointer;
+
+	if (broker == NULL)
+		return;
+	*pointer = NULL;
+	deadline_thread_stop(broker);
+	ASSERT(broker->clients.count == 0);
+	ASSERT(broker->correlations.count == 0);
+	ASSERT(broker->queues.count == 0);
+	hash_destroy(&broker->clients);
+	hash_destroy(&broker->queues);
+	hash_destroy(&broker->correlations);
+	channels_free(broker);
+	names_free(&broker->worker_queues, broker->worker_queue_count);
+	names_free(&broker->unanswered_channels, broker->unanswered_channel_count);
+	cond_destroy(&broker->wake);
+	mutex_destroy(&broker->lock);
+	free(broker);
+}
+
+/* --- clients ------------------------------------------------------------------------------- */
+
+struct client *broker_client_new(struct broker *broker, struct sink *sink, uint64_t id,
+				 bool control, const struct broker_client_limits *limits)
+{
+	struct client *client = calloc(1, sizeof(*client));
+	bool inserted;
+
+	if (client == NULL)
+		return NULL;
+	client->magic = CLIENT_MAGIC;
+	client->broker = broker;
+	client->sink = sink;
+	client->id = id;
+	client->control = control;
+	client->limits = *limits;
+	atomic_init(&client->live_subscriptions, 0);
+	hash_init(&client->subscriptions);
+	hash_init(&client->conversations);
+	cond_init(&client->quiet);
+	list_init(&client->requests);
+	list_init(&client->pushes);
+	list_init(&client->turns);
+	deadline_init(&client->settle);
+	mutex_lock(&broker->lock);
+	inserted = hash_insert(&broker->clients, &client->by_id, hash_u64(id));
+	mutex_unlock(&broker->lock);
+	if (!inserted) {
+		cond_destroy(&client->quiet);
+		free(client);
+		return NULL;
+	}
+	return client;
+}
+
+void broker_client_free(struct client **pointer)
+{
+	struct client *client = *pointer;
+
+	if (client == NULL)
+		return;
+	ASSERT_MAGIC(client, CLIENT_MAGIC);
+	*pointer = NULL;
+	mutex_lock(&client->broker->lock);
+	hash_remove(&client->broker->clients, &client->by_id);
+	mutex_unlock(&client->broker->lock);
+	ASSERT(client->subscriptions.count == 0);
+	ASSERT(client->conversations.count == 0);
+	ASSERT(list_empty(&client->requests) && list_empty(&client->pushes) &&
+	       list_empty(&client->turns));
+	ASSERT(!deadline_queued(&client->settle));
+	hash_destroy(&client->subscriptions);
+	hash_destroy(&client->conversations);
+	cond_destroy(&client->quiet);
+	client->magic = 0;
+	free(client);
+}
+
+bool broker_client_unanswered_name(const struct client *client, struct span channel)
+{
+	struct broker *broker = client->broker;
+	bool found = false;
+
+	if (!client->ever_registered)
+		return false;
+	mutex_lock(&broker->lock);
+	for (size_t i = 0; i < broker->unanswered_channel_count && !found; i++)
+		found = span_equal(channel, span_of(broker->unanswered_channels[i]));
+	mutex_unlock(&broker->lock);
+	return found;
+}
+
+bool broker_client_wait_quiet(struct client *client)
+{
+	bool quiet;
+
+	lock_assert_none_held();
+	mutex_lock(&client->broker->lock);
+	while (!client->interrupted && (client->pending_replies > 0 || client->waiting_count > 0))
+		cond_wait(&client->quiet, &client->broker->lock);
+	quiet = client->pending_replies == 0 && client->waiting_count == 0;
+	mutex_unlock(&client->broker->lock);
+	return quiet;
+}
+
+void broker_client_interrupt(struct client *client)
+{
+	mutex_lock(&client->broker->lock);
+	client->interrupted = true;
+	cond_broadcast(&client->quiet);
+	mutex_unlock(&client->broker->lock);
+}
+
+/* --- what others may know ------------------------------------------------------------------ */
+
+void broker_client_state(struct client *client, struct broker_client_state *state)
+{
+	*state = (struct broker_client_state){
+		.subscriptions = atomic_load(&client->live_subscriptions),
+	};
+	mutex_lock(&client->broker->lock);
+	state->conversations = client->conversations.count;
+	state->pending_replies = client->pending_replies;
+	state->pending_pushes = client->push_count;
+	state->waiting = client->waiting_one_way > 0;
+	if (client->registration != NULL) {
+		struct span queue = client->registration->queue->name;
+
+		state->worker = true;
+		state->queue_length = utf8_cut(queue.data, queue.length, sizeof(state->queue));
+		memcpy(state->queue, queue.data, state->queue_length);
+	}
+	mutex_unlock(&client->broker->lock);
+}
+
+bool broker_conversations_elsewhere(struct broker *broker, const struct client *except)
+{
+	bool elsewhere;
+
+	mutex_lock(&broker->lock);
+	elsewhere = broker->conversation_count > except->conversations.count ||
+		    broker->pending_reply_count > except->pending_replies ||
+		    broker->waiting_count > except->waiting_count;
+	mutex_unlock(&broker->lock);
+	return elsewhere;
+}
+
+void broker_totals(struct broker *broker, struct broker_totals *totals)
+{
+	struct channel_set *set = atomic_load_explicit(&broker->channels, memory_order_acquire);
+
+	*totals = (struct broker_totals){0};
+	for (size_t i = 0; i < set->count; i++) {
+		mutex_lock(&set->channels[i]->lock);
+		totals->subscriptions += set->channels[i]->subscription_count;
+		mutex_unlock(&set->channels[i]->lock);
+	}
+	mutex_lock(&broker->lock);
+	totals->pending_replies = broker->pending_reply_count;
+	totals->pending_pushes = broker->pushed_count;
+	totals->waiting_requests = broker->waiting_count;
+	totals->workers = broker->registration_count;
+	totals->conversations = broker->conversation_count;
+	mutex_unlock(&broker->lock);
+}

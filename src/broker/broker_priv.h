@@ -1,0 +1,251 @@
+/*
+ * What the files of the broker share: its structs, grouped by the lock that guards them.
+ */
+#ifndef BROKER_BROKER_PRIV_H
+#define BROKER_BROKER_PRIV_H
+
+#include "base/base.h"
+
+#include <stdatomic.h>
+
+#include "base/deadline.h"
+#include "base/hash.h"
+#include "base/list.h"
+#include "base/lock.h"
+#include "base/thread.h"
+#include "broker/broker.h"
+#include "broker/dedup.h"
+
+struct worker_queue;
+struct registration;
+
+#define CHANNEL_MAGIC 0x4c43484eu
+#define CLIENT_MAGIC 0x4c434c49u
+#define REQUEST_MAGIC 0x4c524551u
+
+struct channel {
+	unsigned magic;
+	struct broker *broker;
+	char *name;
+	size_t name_length;
+	uint8_t schema_id[32];
+	atomic_bool unanswered; /* listed in unanswered_channels */
+	struct mutex lock;
+
+	/* CHANNEL */
+	bool drop;
+	struct list subscriptions;
+	size_t subscription_count;
+	struct dedup dedup;
+	uint64_t publishes, deliveries, sheds, drops, dedup_hits;
+};
+
+/*
+ * The set of channels is immutable, so that it is read without a lock: a reload makes a new one
+ * and keeps the old one until the end, since somebody may be reading it.
+ */
+struct channel_set {
+	struct channel_set *previous;
+	size_t count;
+	size_t slot_count;	    /* a power of two, at least twice count */
+	struct channel **slots;	    /* by hash of the name, open addressing */
+	struct channel *channels[]; /* in the order of the configuration */
+};
+
+/* Made, found and freed by its client's thread; a shed one is freed when that thread next looks. */
+struct subscription {
+	struct hash_node by_id; /* in client->subscriptions */
+	uint64_t id;
+	uint32_t stream;
+	bool never_shed; /* max_in_flight 1 */
+	struct client *client;
+	struct channel *channel;
+
+	/* CHANNEL */
+	struct list in_channel; /* linked to itself once the subscription has ended */
+	uint64_t sequence;	/* of the next message */
+};
+
+struct client {
+	unsigned magic;
+	struct broker *broker;
+	struct sink *sink;
+	uint64_t id;
+	bool control;
+	struct broker_client_limits limits;
+	atomic_size_t live_subscriptions; /* changed under the channel's lock, read anywhere */
+
+	/* its own thread only */
+	struct hash subscriptions; /* by id; may hold some that were shed */
+	bool ever_registered;
+
+	/* EXCHANGE */
+	struct hash_node by_id; /* in broker->clients */
+	struct hash conversations;
+	bool ended;		  /* its conversations have ended: nothing is sent to it */
+	bool interrupted;	  /* waits no longer for quiet */
+	struct cond quiet;	  /* pending_replies or waiting_count fell to 0, or interrupted */
+	struct list requests;	  /* its own: pending, waiting or held in order */
+	uint64_t pending_replies; /* requests whose answer is not in the outbox yet */
+	uint64_t held_replies;	  /* of those, answered and waiting for their turn */
+	uint64_t held_bytes;	  /* and what they hold */
+	uint64_t waiting_count;	  /* requests not pushed yet, one-way ones included */
+	uint64_t waiting_one_way;
+	uint64_t waiting_bytes;
+
+	/* EXCHANGE: as the one that is pushed to */
+	bool no_pushes; /* half-closed or closing: cannot answer any more */
+	struct registration *registration;
+	struct list pushes; /* requests pushed and not answered, oldest first */
+	uint64_t push_count;
+	uint64_t unanswered;	/* timed out since it last answered one */
+	struct list turns;	/* requests that wait for their turn */
+	int64_t settled_ns;	/* no push before */
+	struct deadline settle; /* queued while somebody waits for that */
+	uint64_t last_used;
+};
+
+/* How a registration ended says what becomes of the conversations that are bound to it. */
+enum registration_state {
+	REGISTRATION_ACTIVE,
+	REGISTRATION_LEAVING, /* takes no more pushes */
+	REGISTRATION_LEFT,    /* replaced */
+	REGISTRATION_LOST,    /* its connection has ended */
+};
+
+/* EXCHANGE. Conversations hold references, so that a bound one sees how its worker ended. */
+struct registration {
+	unsigned references;
+	enum registration_state state;
+	struct client *client; /* NULL once LEFT or LOST */
+	struct list in_queue;
+	struct list in_broker;
+	struct worker_queue *queue;
+	struct broker_names namespaces, activities; /* bytes are in `storage` */
+	struct span identity;
+	bool has_node;
+	struct span node;
+	uint8_t storage[];
+};
+
+/* EXCHANGE. Exists while it has workers or somebody waits for one. */
+struct worker_queue {
+	struct hash_node by_name;
+	struct list workers;
+	struct list waiting; /* requests, oldest first */
+	struct span name;
+	uint8_t storage[];
+};
+
+enum subject_kind {
+	SUBJECT_QUEUE,	    /* parts are set */
+	SUBJECT_OTHER,	    /* no worker can have it */
+	SUBJECT_CONNECTION, /* number is set */
+	SUBJECT_WORKER,	    /* rest is set */
+	SUBJECT_CONTROL,    /* rest is set */
+};
+
+/* EXCHANGE. Lives while it is open or a request refers to it. */
+struct conversation {
+	struct hash_node by_id; /* in client->conversations, while open */
+	uint64_t id;
+	struct broker *broker;
+	struct client *client; /* NULL once closed */
+	size_t request_count;  /* that refer to it */
+	struct list places;    /* requests whose answer is due, in order */
+	uint64_t place_count;
+	struct registration *bound; /* NULL: resolve at the next message */
+	enum subject_kind kind;
+	struct span queue, name_space, activity; /* empty: not named */
+	struct span rest;
+	uint64_t number;
+	size_t subject_length;
+	uint8_t subject[];
+};
+
+enum request_state {
+	REQUEST_WAITING_WORKER, /* in queue->waiting, or in no list when no queue can have it */
+	REQUEST_WAITING_TURN,	/* in target->turns */
+	REQUEST_PUSHED,		/* in target->pushes */
+	REQUEST_CONTROL,	/* the server's own responder works on it */
+	REQUEST_HELD,		/* answered; only the order of its conversation holds the answer */
+};
+
+/* EXCHANGE. One conversation message that is not done with. */
+struct request {
+	unsigned magic;
+	enum request_state state;
+	bool reply_wanted;
+	uint32_t stream;
+	uint64_t conversation_id; /* the conversation's id may be in use again */
+	struct conversation *conversation;
+	struct client *requester; /* NULL: its connection has ended */
+	struct list of_requester;
+	struct list in_places;	    /* linked to itself when no answer is due */
+	struct client *target;	    /* WAITING_TURN, PUSHED */
+	struct list in_target;	    /* pushes, turns or queue->waiting */
+	struct worker_queue *queue; /* WAITING_WORKER; NULL: none can have it */
+	uint64_t correlation;
+	struct hash_node by_correlation; /* PUSHED */
+	struct deadline deadline;
+	int64_t started_ns;
+	struct span payload; /* of the request while it waits; of the reply while held */
+	struct buf *buf;     /* holds it */
+	uint64_t charged;    /* bytes that it counts with its requester */
+	bool answer_is_error;
+	enum refusal refusal;
+};
+
+struct broker {
+	_Atomic(struct channel_set *) channels;
+	atomic_uint_fast64_t next_message, next_subscription;
+	uint64_t boot_ms;
+	struct broker_control control;
+	struct mutex channels_lock; /* CHANNELS: one reload at a time */
+
+	struct mutex lock; /* EXCHANGE, and all that follows */
+	int64_t reply_timeout_ms, reply_timeout_max_ms, worker_settle_ms;
+	enum broker_no_worker no_worker;
+	char **worker_queues, **unanswered_channels;
+	size_t worker_queue_count, unanswered_channel_count;
+	struct hash clients, queues, correlations;
+	struct list registrations;
+	uint64_t next_correlation, next_use;
+	uint64_t conversation_count, pending_reply_count, pushed_count, waiting_count;
+	uint64_t registration_count;
+	struct deadlines request_deadlines, settle_deadlines;
+	struct cond wake; /* of the deadline thread */
+	int64_t armed_ns; /* it wakes then at the latest */
+	bool stopping;
+	struct thread deadline_thread;
+};
+
+/* channels.c */
+bool channels_init(struct broker *broker, const struct broker_settings *settings);
+bool channels_configure(struct broker *broker, const struct broker_settings *settings);
+void channels_free(struct broker *broker);
+
+/* deadlines.c: the nearest deadline may have come nearer. */
+void deadline_thread_poke_locked(struct broker *broker);
+bool deadline_thread_start(struct broker *broker);
+void deadline_thread_stop(struct broker *broker);
+
+/* subject.c: fills kind and parts of a conversation whose subject is set. */
+void subject_parse(struct conversation *conversation);
+
+/* workers.c */
+struct worker_queue *worker_queue_find_locked(struct broker *broker, struct span name);
+struct worker_queue *worker_queue_get_locked(struct broker *broker, struct span name);
+void worker_queue_put_locked(struct broker *broker, struct worker_queue *queue);
+struct registration *registration_choose_locked(struct broker *broker,
+						const struct conversation *conversation);
+bool registration_exists_locked(const struct broker *broker, struct span identity);
+void registration_unref_locked(struct registration **registration);
+
+/* requests.c */
+void request_expire_locked(struct request *request, struct flush_set *set);
+void client_settled_locked(struct client *client, struct flush_set *set);
+void target_withdraw_locked(struct client *target, bool lost, struct flush_set *set);
+void queue_wake_locked(struct broker *broker, struct worker_queue *queue, struct flush_set *set);
+
+#endif

@@ -1,0 +1,125 @@
+/*
+ * What the broker asks of a connection: to take messages, answers and pushes into its queue. The
+ * broker knows nothing of sockets or frames; net/ implements this and unit tests fake it.
+ *
+ * Every operation but `flush` may be called with the broker's locks held: it appends to a bounded
+ * queue under a lock of its own and never blocks. What has been appended leaves when the flush set
+ * that was passed along is run, which its owner does after releasing every lock.
+ */
+#ifndef BROKER_SINK_H
+#define BROKER_SINK_H
+
+#include "base/base.h"
+
+#include <stdatomic.h>
+
+#include "base/buf.h"
+#include "base/text.h"
+
+struct sink;
+struct flush_set;
+
+/* One publish of a run: consecutive publishes of one connection to one channel. */
+struct message {
+	struct span envelope; /* as it is delivered: the channel's schema id stands in it already */
+	struct buf *buf;      /* holds the envelope, which may then be referenced; NULL: copy it */
+	bool has_key;
+	struct span key;
+	uint32_t stream; /* of the Publish, for its answer */
+
+	/* Set by channel_publish. */
+	uint64_t id;
+	bool duplicate; /* id is the first one's */
+	bool refused;	/* no memory for its key: nothing was done, id is 0 */
+	bool delivered; /* a live subscription has accepted it */
+};
+
+/* One subscription's share of a run. */
+struct delivery {
+	uint32_t stream;
+	uint64_t sequence;   /* of the next message; counted up */
+	bool drop;	     /* what does not fit uses up a number; otherwise the first ends it */
+	bool answer;	     /* put the publisher's answer in front of each message */
+	bool quiet;	     /* with answer: none is due */
+	uint64_t boot;	     /* for connections that are told where a message came from */
+	const char *channel; /* for the log line of a stall; outlives the sink */
+
+	/* Set by the sink. */
+	size_t accepted, dropped;
+	bool overflow; /* something did not fit; without drop the rest was left out */
+};
+
+/* What a sink holds, and its bounds, at one moment. */
+struct sink_load {
+	uint64_t frames, bytes;
+	uint64_t max_frames, max_bytes;
+};
+
+enum sink_result {
+	SINK_OK,
+	SINK_FULL_FRAMES,
+	SINK_FULL_BYTES,
+	SINK_DEAD,
+};
+
+enum refusal {
+	REFUSAL_NONE, /* a text of the server's own */
+	REFUSAL_BUSY, /* the rest: a worker's, whose text is passed on */
+	REFUSAL_INVALID,
+	REFUSAL_UNAVAILABLE,
+	REFUSAL_INTERNAL,
+};
+
+struct sink_ops {
+	/* Queues the messages that were neither refused nor are duplicates, in order. */
+	void (*deliver)(struct sink *sink, struct delivery *delivery, struct message *run,
+			size_t count, struct flush_set *set);
+
+	/* These always fit. */
+	void (*subscribed)(struct sink *sink, uint32_t stream, uint64_t subscription,
+			   const uint8_t *schema_id, struct flush_set *set);
+	void (*shed)(struct sink *sink, uint32_t stream, const char *text, struct flush_set *set);
+	void (*registered)(struct sink *sink, struct flush_set *set);
+	void (*conversation_error)(struct sink *sink, uint32_t stream, uint64_t conversation,
+				   enum refusal refusal, struct span text, struct flush_set *set);
+
+	/* The caller has judged with `load` that it fits. BUF, if any, holds PAYLOAD. */
+	void (*reply)(struct sink *sink, uint32_t stream, uint64_t conversation,
+		      struct span payload, struct buf *buf, struct flush_set *set);
+
+	enum sink_result (*push)(struct sink *sink, uint64_t correlation, struct span payload,
+				 struct buf *buf, struct flush_set *set);
+
+	void (*load)(struct sink *sink, struct sink_load *load);
+
+	/* For flush sets. `flush` is called without locks; `flush_later` hands it to a thread. */
+	void (*hold)(struct sink *sink);
+	void (*release)(struct sink *sink);
+	void (*flush)(struct sink *sink, struct flush_set *set);
+	void (*flush_later)(struct sink *sink);
+};
+
+struct sink {
+	const struct sink_ops *ops;
+	atomic_bool dead; /* set once, by the sink: a write has failed, it takes nothing more */
+};
+
+/*
+ * The sinks that have something new, each held by a reference. It belongs to one thread. Where a
+ * set cannot grow, a sink goes to `flush_later` instead, so that adding never fails.
+ */
+#define FLUSH_SET_INLINE 16
+
+struct flush_set {
+	struct sink **sinks;
+	size_t count, capacity;
+	struct sink *inline_sinks[FLUSH_SET_INLINE];
+};
+
+void flush_set_init(struct flush_set *set);
+void flush_set_add(struct flush_set *set, struct sink *sink);
+
+/* Flushes and lets go of each sink; the set is empty, and usable, afterwards. Holds no lock. */
+void flush_set_run(struct flush_set *set);
+
+#endif

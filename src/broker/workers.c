@@ -1,0 +1,359 @@
+/*
+ * Workers: task queues, registrations, and which of them is chosen. All under EXCHANGE.
+ *
+ * A registration is listed in its queue while it may be chosen; conversations that are bound to it
+ * hold references and see from its state how it ended.
+ */
+#include "broker/broker_priv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+
+/* --- task queues --------------------------------------------------------------------------- */
+
+struct worker_queue *worker_queue_find_locked(struct broker *broker, struct span name)
+{
+	uint64_t hash = hash_bytes(name.data, name.length);
+
+	for (struct hash_node *node = hash_first(&broker->queues, hash); node != NULL;
+	     node = hash_next(node)) {
+		struct worker_queue *queue = CONTAINER_OF(node, struct worker_queue, by_name);
+
+		if (span_equal(name, queue->name))
+			return queue;
+	}
+	return NULL;
+}
+
+/* Makes it where there is none; NULL when memory is missing. */
+struct worker_queue *worker_queue_get_locked(struct broker *broker, struct span name)
+{
+	struct worker_queue *queue = worker_queue_find_locked(broker, name);
+
+	if (queue != NULL)
+		return queue;
+	queue = malloc(sizeof(*queue) + name.length);
+	if (queue == NULL)
+		return NULL;
+	list_init(&queue->workers);
+	list_init(&queue->waiting);
+	if (name.length > 0)
+		memcpy(queue->storage, name.data, name.length);
+	queue->name = (struct span){queue->storage, name.length};
+	if (!hash_insert(&broker->queues, &queue->by_name, hash_bytes(name.data, name.length))) {
+		free(queue);
+		return NULL;
+	}
+	return queue;
+}
+
+/* Frees it when it has neither workers nor waiting requests. */
+void worker_queue_put_locked(struct broker *broker, struct worker_queue *queue)
+{
+	if (!list_empty(&queue->workers) || !list_empty(&queue->waiting))
+		return;
+	hash_remove(&broker->queues, &queue->by_name);
+	free(queue);
+}
+
+/* --- registrations ------------------------------------------------------------------------- */
+
+void registration_unref_locked(struct registration **pointer)
+{
+	struct registration *registration = *pointer;
+
+	*pointer = NULL;
+	if (registration != NULL && --registration->references == 0)
+		free(registration);
+}
+
+static struct span storage_copy(uint8_t **storage, struct span bytes)
+{
+	struct span copy = {*storage, bytes.length};
+
+	if (bytes.length > 0)
+		memcpy(*storage, bytes.data, bytes.length);
+	*storage += bytes.length;
+	return copy;
+}
+
+static struct registration *registration_new(const struct broker_registration *wanted)
+{
+	struct registration *registration;
+	uint8_t *storage;
+
+	registration = calloc(1, sizeof(*registration) + wanted->namespaces.bytes.length +
+					 wanted->activities.bytes.length + wanted->identity.length +
+					 wanted->node.length);
+	if (registration == NULL)
+		return NULL;
+	storage = registration->storage;
+	registration->references = 1;
+	registration->state = wanted->leaving ? REGISTRATION_LEAVING : REGISTRATION_ACTIVE;
+	list_init(&registration->in_queue);
+	list_init(&registration->in_broker);
+	registration->namespaces.count = wanted->namespaces.count;
+	registration->namespaces.bytes = storage_copy(&storage, wanted->namespaces.bytes);
+	registration->activities.count = wanted->activities.count;
+	registration->activities.bytes = storage_copy(&storage, wanted->activities.bytes);
+	registration->identity = storage_copy(&storage, wanted->identity);
+	registration->has_node = wanted->has_node;
+	registration->node = storage_copy(&storage, wanted->node);
+	return registration;
+}
+
+/* Takes the client's registration out of every list, in STATE. */
+static void registration_end_locked(struct client *client, enum registration_state state)
+{
+	struct registration *registration = client->registration;
+	struct worker_queue *queue;
+
+	if (registration == NULL)
+		return;
+	queue = registration->queue;
+	client->registration = NULL;
+	registration->state = state;
+	registration->client = NULL;
+	registration->queue = NULL;
+	list_remove(&registration->in_queue);
+	list_remove(&registration->in_broker);
+	worker_queue_put_locked(client->broker, queue);
+	client->broker->registration_count--;
+	registration_unref_locked(&registration);
+}
+
+static bool queue_is_allowed_locked(const struct broker *broker, struct span queue)
+{
+	for (size_t i = 0; i < broker->worker_queue_count; i++)
+		if (span_equal(queue, span_of(broker->worker_queues[i])))
+			return true;
+	return broker->worker_queue_count == 0;
+}
+
+static const char *worker_register_locked(struct client *client,
+					  const struct broker_registration *wanted,
+					  struct flush_set *set)
+{
+	struct broker *broker = client->broker;
+	struct registration *registration;
+	struct worker_queue *queue;
+
+	if (!queue_is_allowed_locked(broker, wanted->queue))
+		return "this task queue is not one of worker_queues in the server's configuration";
+	registration = registration_new(wanted);
+	queue = registration == NULL ? NULL : worker_queue_get_locked(broker, wanted->queue);
+	if (queue == NULL) {
+		free(registration);
+		return "the server is out of memory for this registration";
+	}
+	/* Listed before the old one ends, so that the queue stays when it is the same. */
+	registration->client = client;
+	registration->queue = queue;
+	list_append(&queue->workers, &registration->in_queue);
+	list_append(&broker->registrations, &registration->in_broker);
+	broker->registration_count++;
+	registration_end_locked(client, REGISTRATION_LEFT);
+	client->registration = registration;
+	client->ever_registered = true;
+	client->sink->ops->registered(client->sink, set);
+	client->settled_ns = clock_after_ms(clock_mono_ns(), broker->worker_settle_ms);
+	target_withdraw_locked(client, false, set);
+	if (!wanted->leaving)
+		queue_wake_locked(broker, queue, set);
+	return NULL;
+}
+
+const char *broker_worker_register(struct client *client, const struct broker_registration *wanted,
+				   struct flush_set *set)
+{
+	const char *rejected;
+
+	mutex_lock(&client->broker->lock);
+	rejected = worker_register_locked(client, wanted, set);
+	mutex_unlock(&client->broker->lock);
+	metric_add(rejected != NULL  ? METRIC_REGISTRATIONS_REJECTED
+		   : wanted->leaving ? METRIC_REGISTRATIONS_LEAVING
+				     : METRIC_REGISTRATIONS,
+		   1);
+	return rejected;
+}
+
+void broker_client_end_worker(struct client *client, struct flush_set *set)
+{
+	mutex_lock(&client->broker->lock);
+	client->no_pushes = true;
+	registration_end_locked(client, REGISTRATION_LOST);
+	deadlines_remove(&client->broker->settle_deadlines, &client->settle);
+	target_withdraw_locked(client, true, set);
+	mutex_unlock(&client->broker->lock);
+}
+
+/* --- choosing ------------------------------------------------------------------------------ */
+
+/* An empty list contains every name, and every list the name that was not given. */
+static bool names_contain(struct broker_names names, struct span name)
+{
+	size_t offset = 0;
+
+	if (names.count == 0 || name.length == 0)
+		return true;
+	for (uint32_t i = 0; i < names.count; i++) {
+		const uint8_t *item = names.bytes.data + offset;
+		size_t length = (size_t)item[0] << 24 | (size_t)item[1] << 16 |
+				(size_t)item[2] << 8 | item[3];
+
+		if (span_equal(name, (struct span){item + 4, length}))
+			return true;
+		offset += 4 + length;
+	}
+	return false;
+}
+
+static bool registration_may_serve(const struct registration *registration,
+				   const struct conversation *conversation)
+{
+	const struct client *client = registration->client;
+
+	if (registration->state != REGISTRATION_ACTIVE || client->no_pushes ||
+	    atomic_load_explicit(&client->sink->dead, memory_order_relaxed))
+		return false;
+	if (conversation->kind == SUBJECT_WORKER)
+		return span_equal(registration->identity, conversation->rest);
+	return names_contain(registration->namespaces, conversation->name_space) &&
+	       names_contain(registration->activities, conversation->activity);
+}
+
+/* Connections that subscribe last, since they may not read pushes; then the idlest, then the one
+ * that was used longest ago. */
+static bool registration_is_better(const struct registration *a, const struct registration *b)
+{
+	bool a_subscribes = atomic_load(&a->client->live_subscriptions) > 0;
+	bool b_subscribes = atomic_load(&b->client->live_subscriptions) > 0;
+	uint64_t a_pushes = a->client->push_count + a->client->unanswered;
+	uint64_t b_pushes = b->client->push_count + b->client->unanswered;
+
+	if (a_subscribes != b_subscribes)
+		return b_subscribes;
+	if (a_pushes != b_pushes)
+		return a_pushes < b_pushes;
+	return a->client->last_used < b->client->last_used;
+}
+
+struct registration *registration_choose_locked(struct broker *broker,
+						const struct conversation *conversation)
+{
+	bool by_identity = conversation->kind == SUBJECT_WORKER;
+	struct registration *best = NULL;
+	struct list *head = &broker->registrations, *node, *after;
+
+	if (!by_identity) {
+		struct worker_queue *queue = worker_queue_find_locked(broker, conversation->queue);
+
+		if (queue == NULL)
+			return NULL;
+		head = &queue->workers;
+	}
+	LIST_FOR_EACH_NODE(node, after, head)
+	{
+		struct registration *registration =
+			by_identity ? LIST_ENTRY(node, struct registration, in_broker)
+				    : LIST_ENTRY(node, struct registration, in_queue);
+
+		if (registration_may_serve(registration, conversation) &&
+		    (best == NULL || registration_is_better(registration, best)))
+			best = registration;
+	}
+	return best;
+}
+
+bool registration_exists_locked(const struct broker *broker, struct span identity)
+{
+	const struct list *head = &broker->registrations;
+
+	for (const struct list *node = head->next; node != head; node = node->next)
+		if (span_equal(identity,
+			       LIST_ENTRY(node, const struct registration, in_broker)->identity))
+			return true;
+	return false;
+}
+
+/* --- what others may know ------------------------------------------------------------------ */
+
+static char *span_copy(struct span bytes)
+{
+	char *copy = malloc(bytes.length + 1);
+
+	if (copy == NULL)
+		return NULL;
+	if (bytes.length > 0)
+		memcpy(copy, bytes.data, bytes.length);
+	copy[bytes.length] = '\0';
+	return copy;
+}
+
+static bool worker_state_copy(struct broker_worker_state *state,
+			      const struct registration *registration)
+{
+	struct span namespaces = registration->namespaces.bytes;
+	struct span activities = registration->activities.bytes;
+
+	state->connection = registration->client->id;
+	state->outstanding = registration->client->push_count;
+	state->unanswered = registration->client->unanswered;
+	state->leaving = registration->state == REGISTRATION_LEAVING;
+	state->queue = span_copy(registration->queue->name);
+	state->identity = span_copy(registration->identity);
+	state->node = registration->has_node ? span_copy(registration->node) : NULL;
+	state->namespaces.count = registration->namespaces.count;
+	state->namespaces.bytes =
+		(struct span){(const uint8_t *)span_copy(namespaces), namespaces.length};
+	state->activities.count = registration->activities.count;
+	state->activities.bytes =
+		(struct span){(const uint8_t *)span_copy(activities), activities.length};
+	return state->queue != NULL && state->identity != NULL &&
+	       (state->node != NULL || !registration->has_node) &&
+	       state->namespaces.bytes.data != NULL && state->activities.bytes.data != NULL;
+}
+
+void broker_worker_states_free(struct broker_worker_state **states, size_t count)
+{
+	for (size_t i = 0; *states != NULL && i < count; i++) {
+		struct broker_worker_state *state = &(*states)[i];
+
+		free(state->queue);
+		free(state->identity);
+		free(state->node);
+		free((void *)(uintptr_t)state->namespaces.bytes.data);
+		free((void *)(uintptr_t)state->activities.bytes.data);
+	}
+	free(*states);
+	*states = NULL;
+}
+
+bool broker_worker_states(struct broker *broker, struct broker_worker_state **states, size_t *count)
+{
+	bool complete = true;
+	struct list *node, *after;
+
+	*count = 0;
+	mutex_lock(&broker->lock);
+	*states = calloc(broker->registration_count + 1, sizeof(**states));
+	if (*states == NULL)
+		complete = false;
+	LIST_FOR_EACH_NODE(node, after, &broker->registrations)
+	{
+		if (!complete)
+			break;
+		complete = worker_state_copy(&(*states)[(*count)++],
+					     LIST_ENTRY(node, struct registration, in_broker));
+	}
+	mutex_unlock(&broker->lock);
+	if (!complete) {
+		broker_worker_states_free(states, *count);
+		*count = 0;
+	}
+	return complete;
+}

@@ -1,0 +1,92 @@
+/* The table of commands and options: parser, --help and completions come from it. */
+#include "liminal/cli.h"
+
+#include <string.h>
+
+#define OPTIONS_END                                                                                \
+	{                                                                                          \
+		.letter = '\0', .name = NULL                                                       \
+	}
+
+const struct cli_option cli_global_options[] = {
+	{'s', "server", "SERVER", false, "HOST:PORT or the path of a socket (LIMINAL_SERVER)"},
+	{'T', "token-file", "FILE", false, "the token is FILE's content (or LIMINAL_TOKEN)"},
+	{'\0', "json", NULL, false, "output for programs, one object a line"},
+	{'V', "version", NULL, false, "print the version"},
+	{'h', "help", NULL, false, "print this"},
+	OPTIONS_END,
+};
+
+static const struct cli_option pub_options[] = {
+	{'k', "key", "KEY", false, "idempotency key: a repeat is not delivered again"},
+	{'l', "lines", NULL, false, "each line of standard input is a message"},
+	OPTIONS_END,
+};
+
+static const struct cli_option sub_options[] = {
+	{'c', "count", "N", false, "leave after N messages"},
+	{'w', "wait", "SECONDS", false, "the longest wait for each message; then status 4"},
+	{'0', "null", NULL, false, "end each message with a NUL instead of a newline"},
+	{'f', "format", "FORMAT", false, "%c channel, %p payload, %i id, %n number, %m missed"},
+	{'r', "reconnect", NULL, false, "connect again when the connection is lost"},
+	OPTIONS_END,
+};
+
+static const struct cli_option request_options[] = {
+	{'w', "wait", "SECONDS", false, "the longest wait for the reply; then status 4"},
+	OPTIONS_END,
+};
+
+static const struct cli_option worker_options[] = {
+	{'n', "namespace", "NAMESPACE", true, "serve this namespace only"},
+	{'a', "activity", "ACTIVITY", true, "serve this activity only"},
+	{'j', "jobs", "JOBS", false, "how many commands may run at once (1)"},
+	{'i', "identity", "IDENTITY", false, "the worker's name (liminal@HOST:PID)"},
+	OPTIONS_END,
+};
+
+static const struct cli_option ping_options[] = {
+	{'c', "count", "N", false, "leave after N pings"},
+	{'i', "interval", "SECONDS", false, "time between two pings (1)"},
+	{'w', "wait", "SECONDS", false, "the longest wait for each answer; then status 4"},
+	OPTIONS_END,
+};
+
+static const struct cli_option ctl_options[] = {
+	{'w', "wait", "SECONDS", false, "the longest wait for the answer; then status 4"},
+	OPTIONS_END,
+};
+
+static const struct cli_option top_options[] = {
+	{'d', "delay", "SECONDS", false, "time between two looks (1)"},
+	OPTIONS_END,
+};
+
+const char *const cli_ctl_actions[] = {"ping",	  "stats", "connections", "channels",
+				       "workers", "close", "drain",	  NULL};
+
+const struct cli_command cli_commands[] = {
+	{"pub", "CHANNEL [PAYLOAD]", 1, 2, "publish PAYLOAD, or standard input, to a channel",
+	 pub_options, pub_run},
+	{"sub", "CHANNEL...", 1, SIZE_MAX, "print the messages of channels", sub_options, sub_run},
+	{"request", "SUBJECT [PAYLOAD]", 1, 2,
+	 "send PAYLOAD, or standard input, to a worker and print the reply", request_options,
+	 request_run},
+	{"worker", "QUEUE -- COMMAND...", 2, SIZE_MAX,
+	 "run a command for each request: standard input in, standard output out", worker_options,
+	 worker_run},
+	{"ping", "", 0, 0, "measure round trips to the server", ping_options, ping_run},
+	{"ctl", "ACTION [ID]", 1, 2,
+	 "ask or tell the server: ping, stats, connections, channels, workers, close ID, drain",
+	 ctl_options, ctl_run},
+	{"top", "", 0, 0, "watch connections, channels and queues", top_options, top_run},
+	{.name = NULL},
+};
+
+const struct cli_command *cli_command_find(const char *name)
+{
+	for (const struct cli_command *command = cli_commands; command->name != NULL; command++)
+		if (strcmp(command->name, name) == 0)
+			return command;
+	return NULL;
+}

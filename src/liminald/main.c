@@ -1,0 +1,119 @@
+/* The command line of liminald. */
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include "base/hash.h"
+#include "liminald/daemon.h"
+#include "liminald/process.h"
+
+static const char usage[] =
+	"usage: liminald [-dhTtVv] [-c file] [-p pidfile] [-u user]\n"
+	"\n"
+	"  -c file     read this configuration instead of " SYSCONFDIR "/liminald.conf\n"
+	"  -d          detach: return when the daemon serves, or has failed\n"
+	"  -h          print this help\n"
+	"  -p pidfile  write and lock this pid file\n"
+	"  -T          print the effective configuration, without secrets\n"
+	"  -t          check the configuration\n"
+	"  -u user     run as this user\n"
+	"  -V          print the version\n"
+	"  -v          log more; may be repeated\n";
+
+static int check(const struct configuration *configuration, const char *file)
+{
+	uint64_t memory = configuration_worst_case_memory(configuration);
+
+	printf("%s: sound\n", file == NULL ? "built-in defaults" : file);
+	if (memory == UINT64_MAX)
+		printf("worst-case memory: more than can be counted\n");
+	else
+		printf("worst-case memory: %" PRIu64 " MiB\n", (memory + (1 << 20) - 1) >> 20);
+	return EXIT_SUCCESS;
+}
+
+/* Memory comes from a few arenas: one per thread would multiply what idle connections cost. */
+static void limit_arenas(void)
+{
+#ifdef M_ARENA_MAX
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+	(void)mallopt(M_ARENA_MAX, processors < 1 ? 1 : processors > 8 ? 8 : (int)processors);
+#endif
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon_options options = {0};
+	struct configuration_problems problems = {0};
+	struct configuration *configuration;
+	bool only_check = false, only_print = false;
+	const char *file;
+	int option, status = EXIT_SUCCESS;
+
+	while ((option = getopt(argc, argv, "c:dhp:Ttu:Vv")) != -1) {
+		switch (option) {
+		case 'c':
+			options.file = process_absolute(optarg);
+			break;
+		case 'd':
+			options.detach = true;
+			break;
+		case 'h':
+			(void)fputs(usage, stdout);
+			return EXIT_SUCCESS;
+		case 'p':
+			options.pidfile = process_absolute(optarg);
+			break;
+		case 'T':
+			only_print = true;
+			break;
+		case 't':
+			only_check = true;
+			break;
+		case 'u':
+			options.user = optarg;
+			break;
+		case 'V':
+			printf("liminald %s, protocol 1.0 to 1.2\n", PACKAGE_VERSION);
+			return EXIT_SUCCESS;
+		case 'v':
+			options.verbose++;
+			break;
+		default:
+			(void)fputs(usage, stderr);
+			return EXIT_USAGE;
+		}
+	}
+	if (optind != argc) {
+		(void)fprintf(stderr, "liminald: unexpected argument '%s'\n%s", argv[optind],
+			      usage);
+		return EXIT_USAGE;
+	}
+	limit_arenas();
+	hash_seed();
+	file = daemon_configuration_file(&options);
+	configuration = configuration_load(file, &problems);
+	daemon_print_problems(&problems);
+	configuration_problems_free(&problems);
+	if (configuration == NULL)
+		return EXIT_USAGE;
+	if (only_print)
+		configuration_print(configuration, stdout);
+	else if (only_check)
+		status = check(configuration, file);
+	else
+		return daemon_run(&options, configuration);
+	configuration_unref(&configuration);
+	free((void *)(uintptr_t)options.file);
+	free((void *)(uintptr_t)options.pidfile);
+	return status;
+}

@@ -1,0 +1,327 @@
+/*
+ * The broker's sink, as an outbox: what it hands over becomes frames here. Called with the
+ * broker's locks held; takes the outbox's lock, once per run.
+ */
+#include "net/net_priv.h"
+
+#include <string.h>
+
+#include "base/metrics.h"
+
+/* From this size on an envelope with a buffer of its own is referenced instead of copied. */
+#define REFERENCE_MIN 4096
+
+static void conn_note_stall_locked(struct conn *conn, const struct delivery *delivery)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	if (outbox->stalled)
+		return;
+	outbox->stalled = true;
+	outbox->stall_channel = delivery->channel;
+	outbox->stall_bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+	outbox->stall_frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+	outbox->stall_drops = delivery->drop;
+	metric_add(METRIC_OUTBOX_STALLS, 1);
+}
+
+static void put_origin(uint8_t *bytes, const struct delivery *delivery,
+		       const struct message *message)
+{
+	wire_put_u64(bytes, delivery->boot);
+	wire_put_u64(bytes + 8, message->id);
+}
+
+/* HINT: the size of what is expected to follow in the same run. */
+static void conn_deliver_one_locked(struct conn *conn, const struct delivery *delivery,
+				    const struct message *message, bool origin, size_t hint)
+{
+	size_t envelope = message->envelope.length;
+	size_t tail = origin ? WIRE_DELIVER_TAIL : 0;
+	bool by_reference = message->buf != NULL && envelope >= REFERENCE_MIN;
+	size_t own = WIRE_DELIVER_HEAD + (by_reference ? 0 : envelope + tail);
+	uint8_t *bytes = outbox_add_locked(conn, own, 1, hint);
+
+	if (bytes == NULL)
+		return;
+	wire_put_deliver_head(bytes, origin ? WIRE_DELIVER_ORIGIN : 0, delivery->stream,
+			      delivery->sequence, (uint32_t)envelope, origin);
+	if (!by_reference) {
+		memcpy(bytes + WIRE_DELIVER_HEAD, message->envelope.data, envelope);
+		if (origin)
+			put_origin(bytes + WIRE_DELIVER_HEAD + envelope, delivery, message);
+		return;
+	}
+	if (!outbox_add_buf_locked(conn, message->buf, message->envelope) || !origin)
+		return;
+	bytes = outbox_continue_locked(conn, WIRE_DELIVER_TAIL);
+	if (bytes != NULL)
+		put_origin(bytes, delivery, message);
+}
+
+static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool delivered)
+{
+	uint8_t *bytes;
+
+	if (message->refused) {
+		outbox_add_frame_locked(
+			conn,
+			&(struct wire_frame){
+				.header = {.type = WIRE_PUBLISH_ERROR, .stream = message->stream},
+				.u.error = {.code = WIRE_REASON_SERVER,
+					    .text = {true, SPAN_LITERAL("the server is out of "
+									"memory for the "
+									"idempotency key")}}});
+		return;
+	}
+	bytes = outbox_add_locked(conn, WIRE_PUBLISH_ACK_SIZE, 1, 0);
+	if (bytes != NULL)
+		wire_put_publish_ack(
+			bytes,
+			(uint8_t)((message->duplicate ? WIRE_PUBLISH_ACK_DUPLICATE : 0) |
+				  (delivered ? WIRE_PUBLISH_ACK_DELIVERED : 0)),
+			message->stream, message->id);
+}
+
+/* What is queued may have room made for it by the socket before anything is refused. */
+static enum sink_result conn_fits_locked(struct conn *conn, size_t size)
+{
+	enum sink_result result = outbox_fits_locked(conn, size);
+
+	if (result == SINK_FULL_BYTES || result == SINK_FULL_FRAMES) {
+		outbox_offer_locked(conn);
+		result = outbox_fits_locked(conn, size);
+	}
+	return result;
+}
+
+static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery,
+				    struct message *run, size_t count)
+{
+	bool origin = wire_version_compare(conn->outbox.version, WIRE_VERSION_1_2) >= 0;
+	size_t overhead = WIRE_DELIVER_HEAD + (origin ? WIRE_DELIVER_TAIL : 0);
+	bool ended = false;
+
+	for (size_t i = 0; i < count; i++) {
+		struct message *message = &run[i];
+		size_t size = overhead + message->envelope.length;
+		bool due = !message->refused && !message->duplicate && !ended;
+		bool fits = false;
+
+		if (due) {
+			size_t room = size + (delivery->answer ? WIRE_PUBLISH_ACK_SIZE : 0);
+			enum sink_result result = conn_fits_locked(conn, room);
+
+			fits = result == SINK_OK;
+			if (result == SINK_FULL_BYTES || result == SINK_FULL_FRAMES) {
+				conn_note_stall_locked(conn, delivery);
+				delivery->overflow = true;
+				ended = !delivery->drop;
+			}
+			message->delivered |= fits;
+		}
+		if (delivery->answer && !delivery->quiet)
+			conn_answer_one_locked(conn, message, message->delivered);
+		if (fits) {
+			conn_deliver_one_locked(conn, delivery, message, origin,
+						size_min(size * (count - i - 1), SIZE_MAX));
+			delivery->sequence++;
+			delivery->accepted++;
+		} else if (due && delivery->overflow && delivery->drop) {
+			delivery->sequence++;
+			delivery->dropped++;
+		}
+	}
+}
+
+static void conn_deliver(struct sink *sink, struct delivery *delivery, struct message *run,
+			 size_t count, struct flush_set *set)
+{
+	struct conn *conn = conn_of_sink(sink);
+
+	mutex_lock(&conn->outbox.lock);
+	conn_deliver_run_locked(conn, delivery, run, count);
+	outbox_touch_locked(conn, set);
+	mutex_unlock(&conn->outbox.lock);
+}
+
+void conn_answer_publishes(struct conn *conn, const struct message *run, size_t count)
+{
+	mutex_lock(&conn->outbox.lock);
+	for (size_t i = 0; i < count; i++)
+		conn_answer_one_locked(conn, &run[i], run[i].delivered);
+	mutex_unlock(&conn->outbox.lock);
+}
+
+static void conn_add_frame(struct sink *sink, const struct wire_frame *frame, bool ends_write,
+			   struct flush_set *set)
+{
+	struct conn *conn = conn_of_sink(sink);
+
+	mutex_lock(&conn->outbox.lock);
+	outbox_add_frame_locked(conn, frame);
+	if (ends_write)
+		outbox_end_write_locked(conn);
+	outbox_touch_locked(conn, set);
+	mutex_unlock(&conn->outbox.lock);
+}
+
+static void conn_subscribed(struct sink *sink, uint32_t stream, uint64_t subscription,
+			    const uint8_t *schema_id, struct flush_set *set)
+{
+	conn_add_frame(
+		sink,
+		&(struct wire_frame){
+			.header = {.type = WIRE_SUBSCRIBE_ACK, .stream = stream},
+			.u.subscribe_ack = {.subscription = subscription, .schema = schema_id}},
+		false, set);
+}
+
+static void conn_shed(struct sink *sink, uint32_t stream, const char *text, struct flush_set *set)
+{
+	conn_add_frame(
+		sink,
+		&(struct wire_frame){
+			.header = {.type = WIRE_SUBSCRIBE_ERROR, .stream = stream},
+			.u.error = {.code = WIRE_REASON_SERVER, .text = {true, span_of(text)}}},
+		false, set);
+}
+
+static void conn_registered(struct sink *sink, struct flush_set *set)
+{
+	conn_add_frame(sink, &(struct wire_frame){.header = {.type = WIRE_WORKER_REGISTER_ACK}},
+		       true, set);
+}
+
+static void conn_conversation_error(struct sink *sink, uint32_t stream, uint64_t conversation,
+				    enum refusal refusal, struct span text, struct flush_set *set)
+{
+	static const uint16_t codes[] = {
+		[REFUSAL_NONE] = WIRE_REASON_SERVER,
+		[REFUSAL_BUSY] = WIRE_REASON_WORKER_BUSY,
+		[REFUSAL_INVALID] = WIRE_REASON_WORKER_INVALID,
+		[REFUSAL_UNAVAILABLE] = WIRE_REASON_WORKER_UNAVAILABLE,
+		[REFUSAL_INTERNAL] = WIRE_REASON_WORKER_INTERNAL,
+	};
+
+	conn_add_frame(
+		sink,
+		&(struct wire_frame){.header = {.type = WIRE_CONVERSATION_ERROR, .stream = stream},
+				     .u.conversation_error = {.conversation = conversation,
+							      .code = codes[refusal],
+							      .text = {true, text}}},
+		false, set);
+}
+
+/* Header, conversation id and the envelope's length stand before the envelope. */
+#define REPLY_HEAD (WIRE_HEADER_SIZE + 8 + 4 + WIRE_REPLY_ENVELOPE_HEAD)
+
+static void conn_reply(struct sink *sink, uint32_t stream, uint64_t conversation,
+		       struct span payload, struct buf *buf, struct flush_set *set)
+{
+	struct conn *conn = conn_of_sink(sink);
+	size_t envelope = WIRE_REPLY_ENVELOPE_HEAD + payload.length;
+	bool by_reference = buf != NULL && payload.length >= REFERENCE_MIN;
+	uint8_t *bytes;
+
+	mutex_lock(&conn->outbox.lock);
+	bytes = outbox_add_locked(conn, REPLY_HEAD + (by_reference ? 0 : payload.length), 1, 0);
+	if (bytes != NULL) {
+		wire_put_header(bytes, WIRE_CONVERSATION_MESSAGE, WIRE_MESSAGE_REPLY, stream,
+				(uint32_t)(12 + envelope));
+		wire_put_u64(bytes + WIRE_HEADER_SIZE, conversation);
+		wire_put_u32(bytes + WIRE_HEADER_SIZE + 8, (uint32_t)envelope);
+		wire_put_reply_envelope_head(bytes + WIRE_HEADER_SIZE + 12,
+					     (uint32_t)payload.length);
+		if (by_reference)
+			(void)outbox_add_buf_locked(conn, buf, payload);
+		else if (payload.length > 0)
+			memcpy(bytes + REPLY_HEAD, payload.data, payload.length);
+	}
+	outbox_touch_locked(conn, set);
+	mutex_unlock(&conn->outbox.lock);
+}
+
+#define PUSH_HEAD (WIRE_HEADER_SIZE + 8)
+
+static enum sink_result conn_push(struct sink *sink, uint64_t correlation, struct span payload,
+				  struct buf *buf, struct flush_set *set)
+{
+	struct conn *conn = conn_of_sink(sink);
+	bool by_reference = buf != NULL && payload.length >= REFERENCE_MIN;
+	enum sink_result result;
+	uint8_t *bytes;
+
+	mutex_lock(&conn->outbox.lock);
+	result = conn_fits_locked(conn, PUSH_HEAD + payload.length);
+	if (result == SINK_OK) {
+		bytes = outbox_add_locked(conn, PUSH_HEAD + (by_reference ? 0 : payload.length), 1,
+					  0);
+		if (bytes == NULL) {
+			result = SINK_DEAD;
+		} else {
+			wire_put_header(bytes, WIRE_PUSH, 0, 1, (uint32_t)(8 + payload.length));
+			wire_put_u64(bytes + WIRE_HEADER_SIZE, correlation);
+			if (by_reference)
+				(void)outbox_add_buf_locked(conn, buf, payload);
+			else if (payload.length > 0)
+				memcpy(bytes + PUSH_HEAD, payload.data, payload.length);
+			outbox_touch_locked(conn, set);
+		}
+	}
+	mutex_unlock(&conn->outbox.lock);
+	return result;
+}
+
+static void conn_load(struct sink *sink, struct sink_load *load)
+{
+	const struct outbox *outbox = &conn_of_sink(sink)->outbox;
+
+	load->frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+	load->bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+	load->max_frames = outbox->max_frames;
+	load->max_bytes = outbox->max_bytes;
+}
+
+static void conn_hold(struct sink *sink)
+{
+	conn_ref(conn_of_sink(sink));
+}
+
+static void conn_release(struct sink *sink)
+{
+	struct conn *conn = conn_of_sink(sink);
+
+	conn_unref(&conn);
+}
+
+static void conn_flush(struct sink *sink, struct flush_set *set)
+{
+	outbox_flush(conn_of_sink(sink), set);
+}
+
+/* OUTBOX is held: the sink is being added to a set. */
+static void conn_flush_later(struct sink *sink)
+{
+	struct conn *conn = conn_of_sink(sink);
+
+	if (conn->outbox.writing || conn->outbox.closed)
+		return;
+	conn->outbox.writing = true;
+	flusher_take(conn);
+}
+
+const struct sink_ops conn_sink_ops = {
+	.deliver = conn_deliver,
+	.subscribed = conn_subscribed,
+	.shed = conn_shed,
+	.registered = conn_registered,
+	.conversation_error = conn_conversation_error,
+	.reply = conn_reply,
+	.push = conn_push,
+	.load = conn_load,
+	.hold = conn_hold,
+	.release = conn_release,
+	.flush = conn_flush,
+	.flush_later = conn_flush_later,
+};

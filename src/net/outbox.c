@@ -1,0 +1,543 @@
+#include "net/outbox.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "net/net_priv.h"
+
+/* Either bytes of its own, or a piece of a buffer. */
+struct chunk {
+	struct chunk *next;
+	struct buf *buf;     /* NULL: `own` */
+	const uint8_t *data; /* what is queued starts here */
+	size_t sent, used, size;
+	bool ends_write;
+	uint8_t own[];
+};
+
+#define CHUNK_MIN 960
+#define CHUNK_MAX 65536
+
+/* How much one turn of the flusher, or of an offer, may write. */
+#define TURN_BYTES (256 * 1024)
+
+/* One send gathers so many pieces at most. */
+#define GATHER_MAX 32
+
+/* How often a writer looks again for what has come since it began. */
+#define LOOKS_MAX 3
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* SIGPIPE is ignored anyway */
+#endif
+
+void outbox_init(struct outbox *outbox, uint64_t max_bytes, uint64_t max_frames)
+{
+	mutex_init(&outbox->lock, LOCK_OUTBOX);
+	cond_init(&outbox->changed);
+	outbox->version = WIRE_VERSION_1_0;
+	atomic_init(&outbox->bytes, 0);
+	atomic_init(&outbox->frames, 0);
+	outbox->max_bytes = max_bytes;
+	outbox->max_frames = max_frames;
+}
+
+static void chunk_free(struct chunk *chunk)
+{
+	buf_unref(&chunk->buf);
+	free(chunk);
+}
+
+static void outbox_clear_locked(struct outbox *outbox)
+{
+	while (outbox->head != NULL) {
+		struct chunk *chunk = outbox->head;
+
+		outbox->head = chunk->next;
+		chunk_free(chunk);
+	}
+	outbox->tail = NULL;
+	outbox->frame_left = 0;
+	atomic_store_explicit(&outbox->bytes, 0, memory_order_relaxed);
+	atomic_store_explicit(&outbox->frames, 0, memory_order_relaxed);
+}
+
+void outbox_destroy(struct outbox *outbox)
+{
+	outbox_clear_locked(outbox);
+	cond_destroy(&outbox->changed);
+	mutex_destroy(&outbox->lock);
+}
+
+static bool outbox_is_dead(const struct conn *conn)
+{
+	return atomic_load_explicit(&conn->sink.dead, memory_order_relaxed);
+}
+
+/* A writer may be sending from the chunks: then it clears them, when it has the lock again. */
+static void outbox_die_locked(struct conn *conn)
+{
+	atomic_store_explicit(&conn->sink.dead, true, memory_order_relaxed);
+	if (!conn->outbox.writing)
+		outbox_clear_locked(&conn->outbox);
+	cond_broadcast(&conn->outbox.changed);
+}
+
+/* --- appending ----------------------------------------------------------------------------- */
+
+static void outbox_count_locked(struct outbox *outbox, size_t bytes, size_t frames)
+{
+	/* One thread at a time writes these: no read-modify-write is needed. */
+	atomic_store_explicit(&outbox->bytes,
+			      atomic_load_explicit(&outbox->bytes, memory_order_relaxed) + bytes,
+			      memory_order_relaxed);
+	atomic_store_explicit(&outbox->frames,
+			      atomic_load_explicit(&outbox->frames, memory_order_relaxed) + frames,
+			      memory_order_relaxed);
+}
+
+static struct chunk *outbox_add_chunk_locked(struct conn *conn, size_t size)
+{
+	struct outbox *outbox = &conn->outbox;
+	struct chunk *chunk = malloc(sizeof(*chunk) + size);
+
+	if (chunk == NULL) {
+		/* What is owed to this client cannot be said any more. */
+		conn_request_close(conn, CLOSE_MEMORY);
+		outbox_die_locked(conn);
+		return NULL;
+	}
+	*chunk = (struct chunk){.data = chunk->own, .size = size};
+	if (outbox->tail == NULL)
+		outbox->head = chunk;
+	else
+		outbox->tail->next = chunk;
+	outbox->tail = chunk;
+	return chunk;
+}
+
+static uint8_t *outbox_bytes_locked(struct conn *conn, size_t size, size_t hint)
+{
+	struct outbox *outbox = &conn->outbox;
+	struct chunk *tail = outbox->tail;
+	uint8_t *bytes;
+
+	mutex_assert_held(&outbox->lock);
+	if (outbox_is_dead(conn))
+		return NULL;
+	if (tail == NULL || tail->buf != NULL || tail->ends_write ||
+	    size > tail->size - tail->used) {
+		size_t wanted = size_max(size_min(size_add(size, hint), CHUNK_MAX), CHUNK_MIN);
+
+		tail = outbox_add_chunk_locked(conn, size_max(size, wanted));
+		if (tail == NULL)
+			return NULL;
+	}
+	bytes = tail->own + tail->used;
+	tail->used += size;
+	return bytes;
+}
+
+uint8_t *outbox_add_locked(struct conn *conn, size_t size, size_t frames, size_t hint)
+{
+	uint8_t *bytes = outbox_bytes_locked(conn, size, hint);
+
+	if (bytes != NULL)
+		outbox_count_locked(&conn->outbox, size, frames);
+	return bytes;
+}
+
+uint8_t *outbox_continue_locked(struct conn *conn, size_t size)
+{
+	return outbox_add_locked(conn, size, 0, 0);
+}
+
+bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes)
+{
+	struct chunk *chunk;
+
+	mutex_assert_held(&conn->outbox.lock);
+	if (outbox_is_dead(conn))
+		return false;
+	chunk = outbox_add_chunk_locked(conn, 0);
+	if (chunk == NULL)
+		return false;
+	chunk->buf = buf_ref(buf);
+	chunk->data = bytes.data;
+	chunk->used = bytes.length;
+	outbox_count_locked(&conn->outbox, bytes.length, 0);
+	return true;
+}
+
+void outbox_end_write_locked(struct conn *conn)
+{
+	if (conn->outbox.tail != NULL)
+		conn->outbox.tail->ends_write = true;
+}
+
+void outbox_add_frame_locked(struct conn *conn, const struct wire_frame *frame)
+{
+	size_t size = wire_encode(frame, NULL, 0);
+	uint8_t *bytes;
+
+	ASSERT(size > 0);
+	bytes = outbox_add_locked(conn, size, 1, 0);
+	if (bytes != NULL)
+		(void)wire_encode(frame, bytes, size);
+}
+
+void outbox_add_frame(struct conn *conn, const struct wire_frame *frame)
+{
+	mutex_lock(&conn->outbox.lock);
+	outbox_add_frame_locked(conn, frame);
+	mutex_unlock(&conn->outbox.lock);
+}
+
+void outbox_touch_locked(struct conn *conn, struct flush_set *set)
+{
+	mutex_assert_held(&conn->outbox.lock);
+	if (conn->outbox.in_set == set)
+		return;
+	conn->outbox.in_set = set;
+	flush_set_add(set, &conn->sink);
+}
+
+/* --- bounds -------------------------------------------------------------------------------- */
+
+enum sink_result outbox_fits_locked(struct conn *conn, size_t size)
+{
+	struct outbox *outbox = &conn->outbox;
+	uint64_t frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+	uint64_t bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+
+	mutex_assert_held(&outbox->lock);
+	if (outbox_is_dead(conn))
+		return SINK_DEAD;
+	if (frames == 0)
+		return SINK_OK;
+	if (frames >= outbox->max_frames)
+		return SINK_FULL_FRAMES;
+	if (bytes >= outbox->max_bytes || size > outbox->max_bytes - bytes)
+		return SINK_FULL_BYTES;
+	return SINK_OK;
+}
+
+/* Frames or bytes, with PLACES more, have reached one PART of what is allowed. */
+static bool outbox_has_reached(const struct conn *conn, size_t places, unsigned part)
+{
+	const struct outbox *outbox = &conn->outbox;
+
+	if (outbox_is_dead(conn))
+		return false;
+	return atomic_load_explicit(&outbox->frames, memory_order_relaxed) + places >=
+		       outbox->max_frames / part ||
+	       atomic_load_explicit(&outbox->bytes, memory_order_relaxed) +
+			       places * WIRE_PUBLISH_ACK_SIZE >=
+		       outbox->max_bytes / part;
+}
+
+bool outbox_is_full(const struct conn *conn, size_t places)
+{
+	return outbox_has_reached(conn, places, 1);
+}
+
+bool outbox_is_half_full(const struct conn *conn, size_t places)
+{
+	return outbox_has_reached(conn, places, 2);
+}
+
+void outbox_wait_room(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	metric_add(METRIC_OUTBOX_WAITS, 1);
+	mutex_lock(&outbox->lock);
+	outbox->waited = true;
+	while (outbox_is_full(conn, 0) &&
+	       atomic_load_explicit(&conn->close_reason, memory_order_relaxed) == CLOSE_NONE)
+		cond_wait(&outbox->changed, &outbox->lock);
+	outbox->waited = false;
+	mutex_unlock(&outbox->lock);
+}
+
+/* --- writing ------------------------------------------------------------------------------- */
+
+/* What one send takes: at most LIMIT bytes from the head, up to where a write ends. */
+static size_t outbox_gather_locked(const struct outbox *outbox, struct iovec *pieces, size_t limit,
+				   size_t *bytes)
+{
+	size_t count = 0;
+
+	*bytes = 0;
+	for (struct chunk *chunk = outbox->head;
+	     chunk != NULL && count < GATHER_MAX && *bytes < limit; chunk = chunk->next) {
+		pieces[count].iov_base = (void *)(uintptr_t)(chunk->data + chunk->sent);
+		pieces[count].iov_len = chunk->used - chunk->sent;
+		*bytes += pieces[count].iov_len;
+		count++;
+		if (chunk->ends_write)
+			break;
+	}
+	return count;
+}
+
+/* BYTES have been sent: how many frames ended in them, found by their headers. */
+static size_t outbox_frames_in_locked(struct outbox *outbox, size_t bytes)
+{
+	const struct chunk *chunk = outbox->head;
+	size_t offset = chunk->sent, frames = 0;
+
+	while (bytes > 0) {
+		size_t step;
+
+		if (offset == chunk->used) {
+			chunk = chunk->next;
+			offset = chunk->sent;
+			continue;
+		}
+		if (outbox->frame_left == 0) {
+			/* A header is never split between chunks. */
+			struct wire_header header = wire_get_header(chunk->data + offset);
+
+			outbox->frame_left = WIRE_HEADER_SIZE + (size_t)header.length;
+		}
+		step = size_min(size_min(bytes, outbox->frame_left), chunk->used - offset);
+		outbox->frame_left -= step;
+		offset += step;
+		bytes -= step;
+		frames += outbox->frame_left == 0;
+	}
+	return frames;
+}
+
+static void outbox_sent_locked(struct outbox *outbox, size_t bytes)
+{
+	uint64_t queued = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+	uint64_t frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+
+	outbox->sent += bytes;
+	if (bytes == queued) {
+		outbox_clear_locked(outbox);
+	} else {
+		frames -= outbox_frames_in_locked(outbox, bytes);
+		atomic_store_explicit(&outbox->frames, frames, memory_order_relaxed);
+		atomic_store_explicit(&outbox->bytes, queued - bytes, memory_order_relaxed);
+		while (bytes > 0) {
+			struct chunk *chunk = outbox->head;
+			size_t step = size_min(bytes, chunk->used - chunk->sent);
+
+			chunk->sent += step;
+			bytes -= step;
+			if (chunk->sent < chunk->used)
+				break;
+			outbox->head = chunk->next;
+			if (outbox->head == NULL)
+				outbox->tail = NULL;
+			chunk_free(chunk);
+		}
+	}
+	if (outbox->stalled &&
+	    atomic_load_explicit(&outbox->bytes, memory_order_relaxed) <= outbox->max_bytes / 2 &&
+	    atomic_load_explicit(&outbox->frames, memory_order_relaxed) <= outbox->max_frames / 2)
+		outbox->stalled = false;
+	if (outbox->waited)
+		cond_broadcast(&outbox->changed);
+}
+
+enum send_result { SENT, SEND_AGAIN, SEND_FAILED };
+
+/* One send of at most LIMIT bytes; the writer flag is the caller's. The lock is released while it
+ * sends, unless KEEP_LOCK: then others wait for the few microseconds that takes. */
+static enum send_result outbox_send_locked(struct conn *conn, size_t limit, bool keep_lock)
+{
+	struct outbox *outbox = &conn->outbox;
+	struct iovec pieces[GATHER_MAX];
+	struct msghdr message = {.msg_iov = pieces};
+	size_t bytes;
+	ssize_t sent;
+
+	message.msg_iovlen = outbox_gather_locked(outbox, pieces, limit, &bytes);
+	if (!keep_lock)
+		mutex_unlock(&outbox->lock);
+	if (message.msg_iovlen == 1)
+		sent = send(conn->fd, pieces[0].iov_base, pieces[0].iov_len,
+			    MSG_DONTWAIT | MSG_NOSIGNAL);
+	else
+		sent = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent > 0)
+		metric_add(METRIC_BYTES_OUT, (uint64_t)sent);
+	else if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR &&
+		 errno != ENOBUFS)
+		sent = -2;
+	if (!keep_lock)
+		mutex_lock(&outbox->lock);
+	if (sent == -2)
+		outbox_die_locked(conn);
+	if (outbox_is_dead(conn)) { /* or given up meanwhile */
+		outbox_clear_locked(outbox);
+		return SEND_FAILED;
+	}
+	if (sent > 0)
+		outbox_sent_locked(outbox, (size_t)sent);
+	return sent == (ssize_t)bytes ? SENT : SEND_AGAIN;
+}
+
+/* Something is left that may be written. */
+static bool outbox_is_pending_locked(const struct conn *conn)
+{
+	return conn->outbox.head != NULL && !conn->outbox.closed && !outbox_is_dead(conn);
+}
+
+/* The writer is done, or nothing is left for it. */
+static void outbox_clear_writer_locked(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	outbox->writing = false;
+	if (outbox_is_dead(conn))
+		outbox_clear_locked(outbox);
+	if (outbox->waited)
+		cond_broadcast(&outbox->changed);
+}
+
+/* A stall is logged by whoever flushes next: nothing is logged under a lock. */
+static void outbox_log_stall(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+	const char *channel;
+	uint64_t bytes, frames;
+	bool drops;
+
+	mutex_lock(&outbox->lock);
+	channel = outbox->stall_channel;
+	bytes = outbox->stall_bytes;
+	frames = outbox->stall_frames;
+	drops = outbox->stall_drops;
+	outbox->stall_channel = NULL;
+	mutex_unlock(&outbox->lock);
+	if (channel != NULL)
+		log_client_event(LOG_LEVEL_WARNING, "slow consumer", LOG_U64("conn", conn->id),
+				 LOG_STR("peer", conn->peer), LOG_STR("channel", channel),
+				 LOG_U64("depth", frames), LOG_U64("bytes", bytes),
+				 LOG_STR("action", drops ? "drop" : "shed"));
+}
+
+void outbox_flush(struct conn *conn, const struct flush_set *set)
+{
+	struct outbox *outbox = &conn->outbox;
+	bool hand_over = false, log_stall;
+	uint64_t budget;
+	int looks = 0;
+
+	mutex_lock(&outbox->lock);
+	if (outbox->in_set == set)
+		outbox->in_set = NULL;
+	log_stall = outbox->stall_channel != NULL;
+	if (outbox->writing || !outbox_is_pending_locked(conn)) {
+		mutex_unlock(&outbox->lock);
+		if (log_stall)
+			outbox_log_stall(conn);
+		return;
+	}
+	outbox->writing = true;
+	budget = outbox->sent + atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+	while (outbox_is_pending_locked(conn) && !hand_over) {
+		switch (outbox_send_locked(conn, SIZE_MAX, false)) {
+		case SENT:
+			hand_over = outbox->head != NULL && outbox->sent >= budget &&
+				    ++looks > LOOKS_MAX;
+			break;
+		case SEND_AGAIN:
+			hand_over = outbox->head != NULL;
+			break;
+		case SEND_FAILED:
+			break;
+		}
+	}
+	if (hand_over && outbox_is_pending_locked(conn))
+		flusher_take(conn);
+	else
+		outbox_clear_writer_locked(conn);
+	mutex_unlock(&outbox->lock);
+	if (log_stall)
+		outbox_log_stall(conn);
+}
+
+void outbox_offer_locked(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	mutex_assert_held(&outbox->lock);
+	if (outbox->writing || !outbox_is_pending_locked(conn))
+		return;
+	(void)outbox_send_locked(conn, TURN_BYTES, true);
+}
+
+bool outbox_flush_turn(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+	enum send_result result = SENT;
+	uint64_t budget;
+	bool keep;
+
+	mutex_lock(&outbox->lock);
+	budget = outbox->sent + TURN_BYTES;
+	while (result == SENT && outbox_is_pending_locked(conn) && outbox->sent < budget)
+		result = outbox_send_locked(conn, TURN_BYTES, false);
+	keep = outbox_is_pending_locked(conn);
+	if (!keep)
+		outbox_clear_writer_locked(conn);
+	mutex_unlock(&outbox->lock);
+	return keep;
+}
+
+enum finish_result outbox_finish(struct conn *conn, int64_t timeout_ms)
+{
+	struct outbox *outbox = &conn->outbox;
+	int64_t give_up_ns = clock_after_ms(clock_mono_ns(), timeout_ms);
+	enum finish_result result = FINISH_WRITTEN;
+	uint64_t seen;
+
+	outbox_flush(conn, NULL);
+	mutex_lock(&outbox->lock);
+	outbox->waited = true;
+	seen = outbox->sent;
+	while (outbox->head != NULL && !outbox_is_dead(conn)) {
+		if (cond_wait_until(&outbox->changed, &outbox->lock, give_up_ns))
+			continue;
+		if (outbox->sent == seen) {
+			outbox_die_locked(conn);
+			result = FINISH_LATE;
+			break;
+		}
+		seen = outbox->sent;
+		give_up_ns = clock_after_ms(clock_mono_ns(), timeout_ms);
+	}
+	outbox->waited = false;
+	if (result == FINISH_WRITTEN && outbox_is_dead(conn))
+		result = FINISH_FAILED;
+	mutex_unlock(&outbox->lock);
+	return result;
+}
+
+void outbox_close(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	mutex_lock(&outbox->lock);
+	outbox->closed = true;
+	outbox->waited = true;
+	atomic_store_explicit(&conn->sink.dead, true, memory_order_relaxed);
+	if (outbox->writing)
+		flusher_wake(&conn->net->flusher);
+	while (outbox->writing)
+		cond_wait(&outbox->changed, &outbox->lock);
+	outbox_clear_locked(outbox);
+	mutex_unlock(&outbox->lock);
+}

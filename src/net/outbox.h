@@ -1,0 +1,100 @@
+/*
+ * What is queued for one connection, and writing it.
+ *
+ * Frames stand in chunks: small ones side by side, large payloads by reference. Appending never
+ * blocks and happens under the OUTBOX lock. Writing has one writer at a time, who holds `writing`
+ * and calls send without the lock; others that find the flag set leave their frames to it. What a
+ * socket does not take goes, with the flag, to the flusher.
+ *
+ * Once a write has failed the outbox is dead: what is queued is thrown away, and so is what comes.
+ */
+#ifndef NET_OUTBOX_H
+#define NET_OUTBOX_H
+
+#include "base/buf.h"
+#include "base/lock.h"
+#include "broker/sink.h"
+#include "wire/wire.h"
+
+struct conn;
+struct chunk;
+
+struct outbox {
+	struct mutex lock; /* OUTBOX, and all that follows */
+	struct chunk *head, *tail;
+	size_t frame_left; /* of the frame at the head, when a part of it is sent */
+	bool writing;
+	bool closed; /* nobody writes any more */
+	bool told;   /* a Disconnect is queued */
+	bool waited; /* the session waits for `changed` */
+	bool stalled;
+	struct cond changed;
+	uint64_t sent;			/* bytes, to see progress */
+	struct wire_version version;	/* of the connection */
+	const struct flush_set *in_set; /* the last set that it was added to */
+
+	/* A stall that is to be logged without the lock. */
+	const char *stall_channel;
+	uint64_t stall_bytes, stall_frames;
+	bool stall_drops;
+
+	/* Written under the lock, read anywhere. */
+	atomic_uint_fast64_t bytes, frames;
+	uint64_t max_bytes, max_frames;
+};
+
+void outbox_init(struct outbox *outbox, uint64_t max_bytes, uint64_t max_frames);
+void outbox_destroy(struct outbox *outbox);
+
+/*
+ * Room for SIZE bytes of whole frames at the end; HINT: how many more are expected to follow. The
+ * caller fills it before it releases the lock. NULL when memory is missing or the outbox is dead.
+ */
+uint8_t *outbox_add_locked(struct conn *conn, size_t size, size_t frames, size_t hint);
+
+/* The next SIZE bytes of a frame that outbox_add_locked began, by reference. */
+bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes);
+
+/* The same of a frame of its own bytes that go on where a reference ended. */
+uint8_t *outbox_continue_locked(struct conn *conn, size_t size);
+
+/* The write ends here: what follows goes in another one. */
+void outbox_end_write_locked(struct conn *conn);
+
+/* Whether one more frame of SIZE bytes fits. An empty outbox takes any. */
+enum sink_result outbox_fits_locked(struct conn *conn, size_t size);
+
+/* Adds the connection to SET, once. */
+void outbox_touch_locked(struct conn *conn, struct flush_set *set);
+
+/* Encodes FRAME at the end. It always fits; without memory for it the connection is closed. */
+void outbox_add_frame_locked(struct conn *conn, const struct wire_frame *frame);
+void outbox_add_frame(struct conn *conn, const struct wire_frame *frame);
+
+/* Full: the session handles nothing more until there is room. PLACES more are spoken for. */
+bool outbox_is_full(const struct conn *conn, size_t places);
+
+/* Half as much: time to write some of it. */
+bool outbox_is_half_full(const struct conn *conn, size_t places);
+
+/* Waits until it is not full, it is dead, or the connection is to be closed. */
+void outbox_wait_room(struct conn *conn);
+
+/* Writes what is queued, without blocking. No lock is held. SET, if any, is the one that the
+ * connection is taken from by this. */
+void outbox_flush(struct conn *conn, const struct flush_set *set);
+
+/* Offers what is queued to the socket, under the lock, when something does not fit. */
+void outbox_offer_locked(struct conn *conn);
+
+/* The flusher's turn, a bounded piece: true when it keeps the writer flag for another one. */
+bool outbox_flush_turn(struct conn *conn);
+
+/* Waits until everything is written; gives up, and is dead, after TIMEOUT_MS without progress. */
+enum finish_result { FINISH_WRITTEN, FINISH_FAILED, FINISH_LATE };
+enum finish_result outbox_finish(struct conn *conn, int64_t timeout_ms);
+
+/* Throws away what is queued and waits until no writer uses the descriptor. */
+void outbox_close(struct conn *conn);
+
+#endif
