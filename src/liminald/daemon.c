@@ -46,6 +46,7 @@ struct daemon {
 	struct admin *admin;
 	pthread_t main_thread;
 	struct thread stopper;
+	bool stopper_started;
 	atomic_bool stopped;
 	int64_t drain_timeout_ms, drain_idle_ms; /* when the stop began */
 	char error_text[1024];
@@ -340,12 +341,12 @@ static void daemon_begin_stop(struct daemon *daemon, int number)
 		  LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
 	supervisor_tell("STOPPING=1\nSTATUS=draining");
 	failure = thread_start(&daemon->stopper, daemon_stop_thread, daemon);
+	daemon->stopper_started = failure == 0;
 	if (failure == 0)
 		return;
 	/* Without a thread to wait in, this one does: it hears no second signal meanwhile. */
 	log_event(LOG_LEVEL_WARNING, "no thread to drain in", LOG_STR("reason", strerror(failure)));
 	(void)daemon_stop_thread(daemon);
-	atomic_store(&daemon->stopped, true);
 }
 
 /* Takes signals until the server has stopped. */
@@ -379,7 +380,8 @@ static void daemon_live(struct daemon *daemon, const sigset_t *signals)
 			break;
 		}
 	}
-	thread_join(&daemon->stopper);
+	if (daemon->stopper_started)
+		thread_join(&daemon->stopper);
 }
 
 static void daemon_free(struct daemon *daemon)

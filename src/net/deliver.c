@@ -59,7 +59,8 @@ static void conn_deliver_one_locked(struct conn *conn, const struct delivery *de
 		put_origin(bytes, delivery, message);
 }
 
-static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool delivered)
+static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool delivered,
+				   size_t hint)
 {
 	uint8_t *bytes;
 
@@ -74,7 +75,7 @@ static void conn_answer_one_locked(struct conn *conn, const struct message *mess
 									"idempotency key")}}});
 		return;
 	}
-	bytes = outbox_add_locked(conn, WIRE_PUBLISH_ACK_SIZE, 1, 0);
+	bytes = outbox_add_locked(conn, WIRE_PUBLISH_ACK_SIZE, 1, hint);
 	if (bytes != NULL)
 		wire_put_publish_ack(
 			bytes,
@@ -121,7 +122,7 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 			message->delivered |= fits;
 		}
 		if (delivery->answer && !delivery->quiet)
-			conn_answer_one_locked(conn, message, message->delivered);
+			conn_answer_one_locked(conn, message, message->delivered, 0);
 		if (fits) {
 			conn_deliver_one_locked(conn, delivery, message, origin,
 						size_min(size * (count - i - 1), SIZE_MAX));
@@ -149,7 +150,8 @@ void conn_answer_publishes(struct conn *conn, const struct message *run, size_t 
 {
 	mutex_lock(&conn->outbox.lock);
 	for (size_t i = 0; i < count; i++)
-		conn_answer_one_locked(conn, &run[i], run[i].delivered);
+		conn_answer_one_locked(conn, &run[i], run[i].delivered,
+				       (count - i - 1) * WIRE_PUBLISH_ACK_SIZE);
 	mutex_unlock(&conn->outbox.lock);
 }
 

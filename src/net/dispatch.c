@@ -28,6 +28,19 @@ static void session_answer_error(struct session *session, uint8_t type, uint32_t
 				     .u.error = {.code = code, .text = {true, span_of(text)}}});
 }
 
+/* The same about a channel, whose name stands between BEFORE and AFTER. */
+static void session_answer_channel_error(struct session *session, uint8_t type, uint32_t stream,
+					 const char *before, struct span channel, const char *after)
+{
+	char array[TEXT_NAME_MAX * 4 + 128];
+	struct text text = TEXT_INIT(array);
+
+	text_add(&text, "%s", before);
+	text_add_name(&text, channel);
+	text_add(&text, "%s", after);
+	session_answer_error(session, type, stream, WIRE_REASON_SERVER, array);
+}
+
 static void session_answer_conversation_error(struct session *session, uint32_t stream,
 					      uint64_t conversation, uint16_t code,
 					      const char *text)
@@ -92,14 +105,11 @@ static void handle_publish(struct session *session, const struct wire_frame *fra
 
 	channel = publish_channel(session, frame->u.publish.channel);
 	if (channel == NULL) {
-		char array[TEXT_NAME_MAX * 4 + 64];
-		struct text text = TEXT_INIT(array);
-
-		text_add(&text, "channel '");
-		text_add_name(&text, frame->u.publish.channel);
-		text_add(&text, "' is not configured");
-		publish_refuse(session, frame->header.stream, frame->u.publish.channel,
-			       METRIC_PUBLISHES_REFUSED_CHANNEL, WIRE_REASON_SERVER, array);
+		metric_add(METRIC_PUBLISHES_REFUSED_CHANNEL, 1);
+		if (!publish_is_unanswered(session, frame->u.publish.channel))
+			session_answer_channel_error(
+				session, WIRE_PUBLISH_ERROR, frame->header.stream, "channel '",
+				frame->u.publish.channel, "' is not configured");
 		return;
 	}
 	if (frame->u.publish.has_key && frame->u.publish.key.length > BROKER_KEY_MAX) {
@@ -155,21 +165,41 @@ static void subscribe_refuse(struct session *session, const struct wire_frame *f
 			     WIRE_REASON_SERVER, text);
 }
 
+static void subscribe_refuse_channel(struct session *session, const struct wire_frame *frame,
+				     enum metric metric, const char *before, const char *after)
+{
+	metric_add(metric, 1);
+	session_answer_channel_error(session, WIRE_SUBSCRIBE_ERROR, frame->header.stream, before,
+				     frame->u.subscribe.channel, after);
+}
+
+static void subscribe_over_capacity(struct session *session, const struct wire_frame *frame)
+{
+	const struct conn *conn = session->conn;
+	char array[128];
+	struct text text = TEXT_INIT(array);
+
+	text_add(&text,
+		 "over-capacity: max_subscriptions_per_connection is %" PRIu64
+		 "; unsubscribe first, or use another connection",
+		 conn->limits.client.subscriptions);
+	subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_LIMIT, array);
+	log_client_event(LOG_LEVEL_WARNING, "subscribe refused", LOG_U64("conn", conn->id),
+			 LOG_STR("peer", conn->peer),
+			 LOG_STR("reason", "max_subscriptions_per_connection"));
+}
+
 static void handle_subscribe(struct session *session, const struct wire_frame *frame,
 			     struct buf *buf)
 {
 	struct conn *conn = session->conn;
 	struct channel *channel = broker_channel(conn->net->broker, frame->u.subscribe.channel);
-	char array[TEXT_NAME_MAX * 4 + 128];
-	struct text text = TEXT_INIT(array);
 
 	(void)buf;
 	session_end_run(session);
 	if (channel == NULL) {
-		text_add(&text, "channel '");
-		text_add_name(&text, frame->u.subscribe.channel);
-		text_add(&text, "' is not configured");
-		subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_CHANNEL, array);
+		subscribe_refuse_channel(session, frame, METRIC_SUBSCRIBES_REFUSED_CHANNEL,
+					 "channel '", "' is not configured");
 		return;
 	}
 	if (frame->u.subscribe.durable) {
@@ -179,10 +209,9 @@ static void handle_subscribe(struct session *session, const struct wire_frame *f
 		return;
 	}
 	if (!schema_is_accepted(&frame->u.subscribe.schemas, broker_channel_schema(channel))) {
-		text_add(&text, "schema incompatible: channel '");
-		text_add_name(&text, frame->u.subscribe.channel);
-		text_add(&text, "' has a schema that is not among the accepted ones");
-		subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_SCHEMA, array);
+		subscribe_refuse_channel(session, frame, METRIC_SUBSCRIBES_REFUSED_SCHEMA,
+					 "schema incompatible: channel '",
+					 "' has a schema that is not among the accepted ones");
 		return;
 	}
 	switch (broker_subscribe(conn->client, channel, frame->header.stream,
@@ -190,14 +219,7 @@ static void handle_subscribe(struct session *session, const struct wire_frame *f
 	case BROKER_SUBSCRIBED:
 		break;
 	case BROKER_SUBSCRIBE_OVER_CAPACITY:
-		text_add(&text,
-			 "over-capacity: max_subscriptions_per_connection is %" PRIu64
-			 "; unsubscribe first, or use another connection",
-			 conn->limits.client.subscriptions);
-		subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_LIMIT, array);
-		log_client_event(LOG_LEVEL_WARNING, "subscribe refused", LOG_U64("conn", conn->id),
-				 LOG_STR("peer", conn->peer),
-				 LOG_STR("reason", "max_subscriptions_per_connection"));
+		subscribe_over_capacity(session, frame);
 		break;
 	case BROKER_SUBSCRIBE_NO_MEMORY:
 		subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_MEMORY,

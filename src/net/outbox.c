@@ -21,7 +21,8 @@ struct chunk {
 	uint8_t own[];
 };
 
-#define CHUNK_MIN 960
+/* The smallest is what an idle thread's allocator keeps for it after an answer. */
+#define CHUNK_MIN 448
 #define CHUNK_MAX 65536
 
 /* How much one turn of the flusher, or of an offer, may write. */

@@ -444,10 +444,10 @@ static void session_say_disconnect(struct conn *conn)
 }
 
 /* A close with unread input would send a reset and destroy what was flushed. */
-static void session_drain(struct conn *conn)
+static void session_drain(struct session *session)
 {
+	struct conn *conn = session->conn;
 	int64_t until_ns = clock_after_ms(clock_mono_ns(), DRAIN_MS);
-	char dropped[READ_SMALL];
 	size_t left = DRAIN_BYTES;
 	ssize_t got = 1;
 
@@ -459,7 +459,7 @@ static void session_drain(struct conn *conn)
 		if (left_ns <= 0)
 			return;
 		(void)poll(&wait, 1, (int)(left_ns / NS_PER_MS) + 1);
-		got = recv(conn->fd, dropped, sizeof(dropped), MSG_DONTWAIT);
+		got = recv(conn->fd, session->small, sizeof(session->small), MSG_DONTWAIT);
 		if (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
 			return;
 		if (got > 0)
@@ -501,7 +501,7 @@ static enum close_reason session_finish(struct session *session, enum close_reas
 		return CLOSE_CLOSE_TIMEOUT;
 	}
 	if (reason != CLOSE_HALF_CLOSE)
-		session_drain(conn);
+		session_drain(session);
 	return reason;
 }
 

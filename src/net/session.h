@@ -13,7 +13,7 @@
 #define READ_MAX (256 * 1024)
 
 /* Consecutive publishes to one channel that are handled as one. */
-#define RUN_SMALL 8
+#define RUN_SMALL 4
 #define RUN_MAX 256
 
 struct session {

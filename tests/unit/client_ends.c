@@ -124,18 +124,18 @@ static void script_worker(void)
 	ck_assert_uint_eq(server.frame.u.worker_register.activities.count, 0);
 	/* In one segment with the answer. */
 	put_register_ack();
-	put_push(10, "reply");
-	put_push(11, "refuse");
-	put_push(12, "work");
+	put_push(10, "refuse");
+	put_push(11, "work");
+	put_push(12, "reply");
 	leave();
-	expect_push_reply(10, 0, SPAN_LITERAL("r\0r"));
 	expect_push_reply(
-		11, WIRE_PUSH_REPLY_REFUSED,
+		10, WIRE_PUSH_REPLY_REFUSED,
 		SPAN_LITERAL("{\"code\":\"busy\",\"words\":\"say \\\"no\\\"\\u000a\\\\\"}"));
-	expect_push_reply(12, WIRE_PUSH_REPLY_WORKING, SPAN_LITERAL(""));
-	expect_push_reply(12, WIRE_PUSH_REPLY_REFUSED,
+	expect_push_reply(11, WIRE_PUSH_REPLY_WORKING, SPAN_LITERAL(""));
+	expect_push_reply(11, WIRE_PUSH_REPLY_REFUSED,
 			  SPAN_LITERAL("{\"code\":\"internal\","
 				       "\"words\":\"the worker gave no answer\"}"));
+	expect_push_reply(12, 0, SPAN_LITERAL("r\0r"));
 	expect(WIRE_WORKER_REGISTER);
 	ck_assert_uint_eq(server.frame.header.flags, WIRE_REGISTER_LEAVING);
 	/* This one was on its way. */
@@ -436,6 +436,8 @@ static void script_drop(void)
 	wait_for(&server.go);
 	server_drop();
 }
+
+#define BIG ((size_t)256 * 1024)
 
 /* A write to a connection that is gone must not end a program that left SIGPIPE alone. */
 START_TEST(no_signal)
