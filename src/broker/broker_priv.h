@@ -167,7 +167,7 @@ enum request_state {
 	REQUEST_WAITING_WORKER, /* in queue->waiting, or in no list when no queue can have it */
 	REQUEST_WAITING_TURN,	/* in target->turns */
 	REQUEST_PUSHED,		/* in target->pushes */
-	REQUEST_CONTROL,	/* the server's own responder works on it */
+	REQUEST_HANDLED,	/* in no list: it is being handled */
 	REQUEST_HELD,		/* answered; only the order of its conversation holds the answer */
 };
 
@@ -225,8 +225,14 @@ bool channels_init(struct broker *broker, const struct broker_settings *settings
 bool channels_configure(struct broker *broker, const struct broker_settings *settings);
 void channels_free(struct broker *broker);
 
-/* deadlines.c: the nearest deadline may have come nearer. */
+/* deadlines.c */
+/* The nearest deadline may have come nearer. */
 void deadline_thread_poke_locked(struct broker *broker);
+
+/* Handles what is due; false when nothing was. No lock is held. */
+bool deadlines_run(struct broker *broker);
+
+/* deadline_thread.c */
 bool deadline_thread_start(struct broker *broker);
 void deadline_thread_stop(struct broker *broker);
 

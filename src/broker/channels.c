@@ -229,6 +229,7 @@ static size_t channel_claim_locked(struct channel *channel, struct message *run,
 		}
 		message->duplicate = result == DEDUP_KNOWN;
 		message->refused = result == DEDUP_NO_MEMORY;
+		metric_add(METRIC_PUBLISHES_REFUSED_MEMORY, message->refused ? 1 : 0);
 		message->id = message->refused ? 0 : *owner;
 		channel->dedup_hits += message->duplicate;
 	}

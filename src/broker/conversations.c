@@ -165,33 +165,6 @@ static bool conversation_lost_locked(struct conversation *conversation)
 	return conversation_address_exists_locked(conversation->broker, conversation);
 }
 
-/* Answers a request that is not in any list, whose server-side responder is asked unlocked. */
-static void control_answer(struct request *request, bool reply_wanted, struct span name,
-			   struct span payload, int64_t now_ns, const struct origin *origin)
-{
-	struct broker *broker = origin->client->broker;
-	struct buf *reply = broker->control.answer(broker->control.context, name, payload);
-
-	mutex_lock(&broker->lock);
-	if (!reply_wanted) {
-		request_forget_locked(request, origin->set);
-	} else if (reply == NULL) {
-		request_fail_locked(request, METRIC_ERROR_MEMORY, REFUSAL_NONE,
-				    SPAN_LITERAL("the server is out of memory for this reply"),
-				    true, origin->set);
-	} else if (reply->length > origin->client->limits.frame_bytes) {
-		request_fail_locked(request, METRIC_OVER_FRAME_SIZE, REFUSAL_NONE,
-				    SPAN_LITERAL("over-capacity: max_frame_size is too small for "
-						 "this reply"),
-				    true, origin->set);
-	} else {
-		request_reply_locked(request, (struct span){reply->data, reply->length}, reply,
-				     now_ns, origin->set);
-	}
-	mutex_unlock(&broker->lock);
-	buf_unref(&reply);
-}
-
 /* The request of a legal message, with its place; NULL with an error sent. */
 static struct request *message_request_locked(const struct origin *origin, bool reply_wanted,
 					      int64_t now_ns)
@@ -220,38 +193,78 @@ static struct request *message_request_locked(const struct origin *origin, bool 
 	return request;
 }
 
+/*
+ * The server's own responder is asked without the lock: it looks at the broker, too. Only this
+ * thread can close the conversation, whose subject NAME is a part of. The request exists once its
+ * reply does, so that a reply about the server does not count the question.
+ */
+static void control_message(const struct origin *origin, bool reply_wanted, struct span name,
+			    struct span payload, int64_t now_ns)
+{
+	struct broker *broker = origin->client->broker;
+	struct buf *reply = broker->control.answer(broker->control.context, name, payload);
+	struct request *request;
+
+	mutex_lock(&broker->lock);
+	request = message_request_locked(origin, reply_wanted, now_ns);
+	if (request == NULL || !reply_wanted) {
+		if (request != NULL)
+			request_forget_locked(request, origin->set);
+	} else if (reply == NULL) {
+		request_fail_locked(request, METRIC_ERROR_MEMORY, REFUSAL_NONE,
+				    SPAN_LITERAL("the server is out of memory for this reply"),
+				    true, origin->set);
+	} else if (reply->length > origin->client->limits.frame_bytes) {
+		request_fail_locked(request, METRIC_OVER_FRAME_SIZE, REFUSAL_NONE,
+				    SPAN_LITERAL("over-capacity: max_frame_size is too small for "
+						 "this reply"),
+				    true, origin->set);
+	} else {
+		request_reply_locked(request, (struct span){reply->data, reply->length}, reply,
+				     now_ns, origin->set);
+	}
+	mutex_unlock(&broker->lock);
+	buf_unref(&reply);
+}
+
+static void worker_message_locked(const struct origin *origin, bool reply_wanted,
+				  struct span payload, struct buf *buf, int64_t now_ns)
+{
+	struct request *request = message_request_locked(origin, reply_wanted, now_ns);
+
+	if (request == NULL)
+		return;
+	request->payload = payload;
+	request->buf = buf == NULL ? NULL : buf_ref(buf);
+	if (conversation_lost_locked(request->conversation))
+		request_fail_locked(request, METRIC_ERROR_WORKER_LOST, REFUSAL_NONE,
+				    SPAN_LITERAL("worker-lost: the worker of this conversation has "
+						 "gone; message rejected"),
+				    true, origin->set);
+	else
+		request_route_locked(request, true, origin->set);
+}
+
 void broker_conversation_message(struct client *client, uint32_t stream, uint64_t id,
 				 bool reply_wanted, struct span payload, struct buf *buf,
 				 int64_t now_ns, struct flush_set *set)
 {
 	struct origin origin = {client, stream, id, set};
 	struct broker *broker = client->broker;
-	struct request *request;
+	struct conversation *conversation;
 	struct span control_name = {0};
+	bool control;
 
 	mutex_lock(&broker->lock);
-	request = message_request_locked(&origin, reply_wanted, now_ns);
-	if (request == NULL) {
-		mutex_unlock(&broker->lock);
-		return;
-	}
-	request->payload = payload;
-	request->buf = buf == NULL ? NULL : buf_ref(buf);
-	if (request->conversation->kind == SUBJECT_CONTROL) {
-		/* Only this thread can close the conversation, whose subject the name is in. */
-		control_name = request->conversation->rest;
-		mutex_unlock(&broker->lock);
-		control_answer(request, reply_wanted, control_name, payload, now_ns, &origin);
-		return;
-	}
-	if (conversation_lost_locked(request->conversation))
-		request_fail_locked(request, METRIC_ERROR_WORKER_LOST, REFUSAL_NONE,
-				    SPAN_LITERAL("worker-lost: the worker of this conversation has "
-						 "gone; message rejected"),
-				    true, set);
+	conversation = conversation_find_locked(client, id);
+	control = conversation != NULL && conversation->kind == SUBJECT_CONTROL;
+	if (control)
+		control_name = conversation->rest;
 	else
-		request_route_locked(request, true, set);
+		worker_message_locked(&origin, reply_wanted, payload, buf, now_ns);
 	mutex_unlock(&broker->lock);
+	if (control)
+		control_message(&origin, reply_wanted, control_name, payload, now_ns);
 }
 
 /* --- closing ------------------------------------------------------------------------------- */

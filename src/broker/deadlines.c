@@ -1,10 +1,4 @@
-/*
- * The deadline thread: ends requests whose time is up and pushes to workers that have settled.
- *
- * It sleeps until the nearest deadline that it has seen, `armed_ns`, and is woken only when one
- * comes nearer than that. A request that is answered in time therefore costs it nothing but one
- * wake-up per reply timeout, and with nothing pending it sleeps for good.
- */
+/* What is due: ends requests whose time is up, and pushes to workers that have settled. */
 #include "broker/broker_priv.h"
 
 #include "base/clock.h"
@@ -46,42 +40,15 @@ static size_t deadlines_run_locked(struct broker *broker, struct flush_set *set)
 	return count;
 }
 
-static void *deadline_thread(void *argument)
+bool deadlines_run(struct broker *broker)
 {
-	struct broker *broker = argument;
 	struct flush_set set;
+	size_t count;
 
 	flush_set_init(&set);
 	mutex_lock(&broker->lock);
-	while (!broker->stopping) {
-		if (deadlines_run_locked(broker, &set) > 0) {
-			mutex_unlock(&broker->lock);
-			flush_set_run(&set);
-			mutex_lock(&broker->lock);
-			continue;
-		}
-		broker->armed_ns = DEADLINE_NEVER;
-		deadline_thread_poke_locked(broker);
-		if (broker->armed_ns == DEADLINE_NEVER)
-			cond_wait(&broker->wake, &broker->lock);
-		else
-			cond_wait_until(&broker->wake, &broker->lock, broker->armed_ns);
-	}
+	count = deadlines_run_locked(broker, &set);
 	mutex_unlock(&broker->lock);
-	return NULL;
-}
-
-bool deadline_thread_start(struct broker *broker)
-{
-	broker->armed_ns = DEADLINE_NEVER;
-	return thread_start(&broker->deadline_thread, deadline_thread, broker) == 0;
-}
-
-void deadline_thread_stop(struct broker *broker)
-{
-	mutex_lock(&broker->lock);
-	broker->stopping = true;
-	cond_broadcast(&broker->wake);
-	mutex_unlock(&broker->lock);
-	thread_join(&broker->deadline_thread);
+	flush_set_run(&set);
+	return count > 0;
 }

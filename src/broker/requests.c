@@ -49,7 +49,7 @@ struct request *request_new_locked(struct conversation *conversation, uint32_t s
 	if (request == NULL)
 		return NULL;
 	request->magic = REQUEST_MAGIC;
-	request->state = REQUEST_CONTROL;
+	request->state = REQUEST_HANDLED;
 	request->reply_wanted = reply_wanted;
 	request->stream = stream;
 	request->conversation_id = conversation->id;
@@ -110,7 +110,7 @@ static struct client *request_detach_locked(struct broker *broker, struct reques
 		freed->push_count--;
 		broker->pushed_count--;
 		break;
-	case REQUEST_CONTROL:
+	case REQUEST_HANDLED:
 	case REQUEST_HELD:
 		break;
 	}
@@ -479,7 +479,7 @@ static void target_advance_locked(struct client *target, struct flush_set *set)
 		/* Its deadline stays: the time that it waited counts. */
 		list_remove(&request->in_target);
 		request_uncharge_locked(request);
-		request->state = REQUEST_CONTROL;
+		request->state = REQUEST_HANDLED;
 		if (!request_push_locked(request, target, false, set)) {
 			request->state = REQUEST_WAITING_TURN;
 			request_charge_locked(request);
@@ -615,7 +615,7 @@ static void request_reroute_locked(struct broker *broker, struct request *reques
 	int64_t when_ns = request->deadline.when_ns;
 
 	request_detach_locked(broker, request);
-	request->state = REQUEST_CONTROL;
+	request->state = REQUEST_HANDLED;
 	deadlines_add(&broker->request_deadlines, &request->deadline, when_ns);
 	request_route_locked(request, false, set);
 }
