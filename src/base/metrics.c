@@ -66,7 +66,8 @@ static uint64_t metric_load(const _Atomic uint64_t *counter)
 
 void metric_add(enum metric metric, uint64_t amount)
 {
-	metric_count(&metric_own_shard()->counters[metric], amount);
+	if (amount > 0)
+		metric_count(&metric_own_shard()->counters[metric], amount);
 }
 
 uint64_t metric_read(enum metric metric)

@@ -61,8 +61,18 @@ bool utf8_valid(const uint8_t *bytes, size_t length)
 	size_t offset = 0;
 
 	while (offset < length) {
-		size_t size = utf8_first(bytes + offset, length - offset);
+		uint64_t word;
+		size_t size;
 
+		/* Most names are ASCII: eight bytes at a time. */
+		if (length - offset >= sizeof(word)) {
+			memcpy(&word, bytes + offset, sizeof(word));
+			if ((word & UINT64_C(0x8080808080808080)) == 0) {
+				offset += sizeof(word);
+				continue;
+			}
+		}
+		size = utf8_first(bytes + offset, length - offset);
 		if (size == 0)
 			return false;
 		offset += size;

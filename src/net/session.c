@@ -338,7 +338,7 @@ static bool session_begin_large(struct session *session, struct wire_header head
 static void session_handle_frame(struct session *session, struct wire_header header,
 				 const uint8_t *payload, struct buf *buf)
 {
-	metric_add(METRIC_FRAMES_IN, 1);
+	session->frames++;
 	session_dispatch(session, header, payload, buf);
 	session_completed(session);
 }
@@ -412,6 +412,8 @@ static void session_handle(struct session *session)
 	while (session->end == CLOSE_NONE && session_has_room(session) && session_step(session))
 		;
 	session_end_run(session);
+	metric_add(METRIC_FRAMES_IN, session->frames);
+	session->frames = 0;
 }
 
 /* --- how it ends --------------------------------------------------------------------------- */
@@ -511,6 +513,7 @@ static void session_begin(struct session *session, struct conn *conn)
 	flush_set_init(&session->set);
 	session->end = CLOSE_NONE;
 	session->read_ns = 0;
+	session->frames = 0;
 	session->authenticated = conn->token == NULL;
 	session->said_hello = false;
 	session->hello_ns = clock_after_ms(clock_mono_ns(), conn->limits.handshake_timeout_ms);

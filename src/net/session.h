@@ -21,6 +21,7 @@ struct session {
 	struct flush_set set;
 	enum close_reason end; /* why no further frame is handled; CLOSE_NONE: go on */
 	int64_t read_ns;       /* when the batch was read */
+	uint64_t frames;       /* of the batch, not counted in the metrics yet */
 	bool authenticated;    /* or nobody asks for it */
 	bool said_hello;       /* a first frame was complete, or a Connect where one is needed */
 	int64_t hello_ns;      /* until then at most */
