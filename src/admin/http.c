@@ -19,9 +19,6 @@
 #include "admin/admin.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -35,15 +32,12 @@
 #include "admin/admin_priv.h"
 #include "base/clock.h"
 #include "base/lock.h"
-#include "base/log.h"
-#include "base/metrics.h"
 #include "base/thread.h"
+#include "net/socket.h"
 
 #define HTTP_MAGIC 0x68747470u
 #define HTTP_CONNECTIONS 64
 #define HTTP_LIFETIME_MS 10000
-#define HTTP_BACKLOG 128
-#define HTTP_PAUSE_MS 100 /* after an accept that failed for want of descriptors or memory */
 
 #if MHD_VERSION >= 0x00097002
 typedef enum MHD_Result http_result;
@@ -61,8 +55,8 @@ struct http {
 	unsigned magic;
 	struct admin *admin;
 	int listener;
-	char address[NI_MAXHOST + NI_MAXSERV + 4];
-	int wake[2];
+	char address[SOCKET_ADDRESS_MAX];
+	int wake_read, wake_write;
 	struct MHD_Daemon *daemon;
 	struct thread acceptor;
 	bool running;
@@ -75,158 +69,41 @@ struct http {
 
 /* --- binding -------------------------------------------------------------------------------- */
 
-/* Splits HOST:PORT or [IPV6]:PORT into HOST, of NI_MAXHOST bytes, and the port. */
-static const char *http_split_address(const char *address, char *host)
-{
-	const char *colon = strrchr(address, ':');
-	const char *start = address, *end = colon;
-
-	if (colon == NULL)
-		return NULL;
-	if (*start == '[') {
-		if (end == start || end[-1] != ']')
-			return NULL;
-		start++;
-		end--;
-	}
-	if (end <= start || (size_t)(end - start) >= NI_MAXHOST)
-		return NULL;
-	memcpy(host, start, (size_t)(end - start));
-	host[end - start] = '\0';
-	return colon + 1;
-}
-
-static int http_listen_on(const struct addrinfo *info)
-{
-	static const int on = 1;
-	int fd = socket(info->ai_family, info->ai_socktype, info->ai_protocol);
-
-	if (fd < 0)
-		return -1;
-#ifdef IPV6_V6ONLY
-	if (info->ai_family == AF_INET6)
-		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-#endif
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-	    bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, HTTP_BACKLOG) != 0) {
-		int saved = errno;
-
-		close(fd);
-		errno = saved;
-		return -1;
-	}
-	return fd;
-}
-
-/* The text of the address that FD is bound to. */
-static void http_name_listener(struct http *http, int fd)
-{
-	struct sockaddr_storage address;
-	socklen_t length = sizeof(address);
-	char host[NI_MAXHOST], port[NI_MAXSERV];
-	struct text text = TEXT_INIT(http->address);
-
-	if (getsockname(fd, (struct sockaddr *)&address, &length) != 0 ||
-	    getnameinfo((struct sockaddr *)&address, length, host, sizeof(host), port, sizeof(port),
-			NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-		text_add(&text, "descriptor %d", fd);
-		return;
-	}
-	text_add(&text, strchr(host, ':') == NULL ? "%s:%s" : "[%s]:%s", host, port);
-}
-
-static bool http_set_flags(int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
-	       fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
-}
-
-/* Takes FD over on success; 0, or an errno value. */
-static int http_new(struct admin *admin, int fd)
+/* Takes FD over on success. */
+static bool http_new(struct admin *admin, int fd, struct text *error)
 {
 	struct http *http = calloc(1, sizeof(*http));
 
 	ASSERT(admin->http == NULL);
-	if (http == NULL)
-		return ENOMEM;
-	if (!http_set_flags(fd) || pipe(http->wake) != 0) {
-		int failure = errno;
-
+	if (http == NULL || !pipe_open(&http->wake_read, &http->wake_write)) {
+		text_add(error, "cannot serve HTTP: %s", strerror(http == NULL ? ENOMEM : errno));
 		free(http);
-		return failure;
-	}
-	if (!http_set_flags(http->wake[0]) || !http_set_flags(http->wake[1])) {
-		int failure = errno;
-
-		close(http->wake[0]);
-		close(http->wake[1]);
-		free(http);
-		return failure;
+		return false;
 	}
 	http->magic = HTTP_MAGIC;
 	http->admin = admin;
 	http->listener = fd;
-	http_name_listener(http, fd);
+	socket_bound_text(fd, http->address);
 	mutex_init(&http->mutex, LOCK_ADMIN);
 	admin->http = http;
-	return 0;
+	return true;
 }
 
 int admin_http_bind(struct admin *admin, const char *address, struct text *error)
 {
-	const struct addrinfo hints = {
-		.ai_family = AF_UNSPEC,
-		.ai_socktype = SOCK_STREAM,
-		.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
-	};
-	struct addrinfo *found = NULL;
-	char host[NI_MAXHOST];
-	const char *port = http_split_address(address, host);
-	int fd = -1, failure = 0;
+	int fd = socket_listen_tcp(address, error);
 
-	if (port == NULL) {
-		text_add(error, "cannot listen on '%s' for HTTP: it is not HOST:PORT", address);
+	if (fd < 0)
 		return -1;
-	}
-	int code = getaddrinfo(host, port, &hints, &found);
-	if (code != 0) {
-		text_add(error, "cannot listen on '%s' for HTTP: %s", address,
-			 code == EAI_SYSTEM ? strerror(errno) : gai_strerror(code));
-		return -1;
-	}
-	for (const struct addrinfo *info = found; info != NULL && fd < 0; info = info->ai_next) {
-		fd = http_listen_on(info);
-		if (fd < 0)
-			failure = errno;
-	}
-	freeaddrinfo(found);
-	if (fd >= 0) {
-		failure = http_new(admin, fd);
-		if (failure == 0)
-			return 0;
-		close(fd);
-	}
-	text_add(error, "cannot listen on '%s' for HTTP: %s", address, strerror(failure));
+	if (http_new(admin, fd, error))
+		return 0;
+	close(fd);
 	return -1;
 }
 
 int admin_http_fd(struct admin *admin, int fd, struct text *error)
 {
-	int type = 0, failure;
-	socklen_t length = sizeof(type);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0)
-		failure = errno;
-	else if (type != SOCK_STREAM)
-		failure = EPROTOTYPE;
-	else
-		failure = http_new(admin, fd);
-	if (failure == 0)
-		return 0;
-	text_add(error, "cannot listen on descriptor %d for HTTP: %s", fd, strerror(failure));
-	return -1;
+	return socket_adopt(fd, error) && http_new(admin, fd, error) ? 0 : -1;
 }
 
 const char *admin_http_address(const struct admin *admin)
@@ -349,22 +226,6 @@ static http_result http_handle(void *context, struct MHD_Connection *connection,
 
 /* --- connections and their time ------------------------------------------------------------- */
 
-static void http_wake(struct http *http)
-{
-	/* A full pipe wakes as well. */
-	ssize_t written = write(http->wake[1], "", 1);
-
-	(void)written;
-}
-
-static void http_drain_wakes(struct http *http)
-{
-	char bytes[64];
-
-	while (read(http->wake[0], bytes, sizeof(bytes)) > 0)
-		continue;
-}
-
 static void http_end_slot_locked(struct http_slot *slot)
 {
 	shutdown(slot->fd, SHUT_RDWR);
@@ -406,7 +267,7 @@ static void http_notify(void *argument, struct MHD_Connection *connection, void 
 		http_free_slot_locked(http, *context);
 	/* The acceptor waits for room, or for a time that need not be kept any more. */
 	if (full || http->used == 0)
-		http_wake(http);
+		pipe_wake(http->wake_write);
 	mutex_unlock(&http->mutex);
 }
 
@@ -468,34 +329,6 @@ static struct http_slot *http_take_slot_locked(struct http *http, int fd)
 	return taken;
 }
 
-/* Counts it; true when it is one that does not pass by itself. */
-static bool http_accept_failed(int failure)
-{
-	switch (failure) {
-	case EAGAIN:
-	case EINTR:
-		return false;
-	case EMFILE:
-		metric_add(METRIC_ACCEPT_EMFILE, 1);
-		return true;
-	case ENFILE:
-		metric_add(METRIC_ACCEPT_ENFILE, 1);
-		return true;
-	case ENOBUFS:
-		metric_add(METRIC_ACCEPT_ENOBUFS, 1);
-		return true;
-	case ENOMEM:
-		metric_add(METRIC_ACCEPT_ENOMEM, 1);
-		return true;
-	case ECONNABORTED:
-		metric_add(METRIC_ACCEPT_ECONNABORTED, 1);
-		return false;
-	default:
-		metric_add(METRIC_ACCEPT_OTHER, 1);
-		return true;
-	}
-}
-
 /* Accepts one connection; false when accepting should pause. There must be room. */
 static bool http_accept(struct http *http)
 {
@@ -503,16 +336,8 @@ static bool http_accept(struct http *http)
 	socklen_t length = sizeof(address);
 	int fd = accept(http->listener, (struct sockaddr *)&address, &length);
 
-	if (fd < 0) {
-		int failure = errno;
-
-		if (!http_accept_failed(failure))
-			return true;
-		log_client_event(LOG_LEVEL_ERROR, "accept failed",
-				 LOG_STR("address", http->address),
-				 LOG_STR("reason", strerror(failure)));
-		return false;
-	}
+	if (fd < 0)
+		return !socket_accept_failed(errno, http->address);
 
 	mutex_lock(&http->mutex);
 	struct http_slot *slot = http_take_slot_locked(http, fd);
@@ -530,7 +355,7 @@ static bool http_accept(struct http *http)
 
 static int http_poll_timeout(int64_t now_ns, int64_t deadline_ns, bool pause)
 {
-	int64_t ms = pause ? HTTP_PAUSE_MS : INT32_MAX;
+	int64_t ms = pause ? SOCKET_PAUSE_MS : INT32_MAX;
 
 	if (deadline_ns != DEADLINE_NEVER) {
 		int64_t left_ms = (deadline_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS;
@@ -547,7 +372,7 @@ static void *http_acceptor(void *argument)
 {
 	struct http *http = argument;
 	struct pollfd polled[2] = {
-		{.fd = http->wake[0], .events = POLLIN},
+		{.fd = http->wake_read, .events = POLLIN},
 		{.fd = http->listener, .events = POLLIN},
 	};
 	bool pause = false, room = true;
@@ -571,7 +396,7 @@ static void *http_acceptor(void *argument)
 			continue;
 		pause = false;
 		if (polled[0].revents != 0)
-			http_drain_wakes(http);
+			pipe_empty(http->wake_read);
 		if (polled[1].revents == 0)
 			continue;
 
@@ -632,14 +457,14 @@ void admin_stop(struct admin *admin)
 	if (http->running) {
 		mutex_lock(&http->mutex);
 		http->stopping = true;
-		http_wake(http);
+		pipe_wake(http->wake_write);
 		mutex_unlock(&http->mutex);
 		thread_join(&http->acceptor);
 		MHD_stop_daemon(http->daemon);
 	}
 	close(http->listener);
-	close(http->wake[0]);
-	close(http->wake[1]);
+	close(http->wake_read);
+	close(http->wake_write);
 	mutex_destroy(&http->mutex);
 	http->magic = 0;
 	free(http);

@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "net/socket.h"
 
 #define LINGER_NS NS_PER_S
 #define LINGER_BYTES (1024 * 1024)

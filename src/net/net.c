@@ -2,49 +2,16 @@
 #include "net/net_priv.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/log.h"
+#include "net/socket.h"
 
 /* How often a draining server looks for connections that are idle. */
 #define DRAIN_LOOK_MS 50
-
-/* --- pipes that wake a thread from poll ---------------------------------------------------- */
-
-bool pipe_open(int *read_end, int *write_end)
-{
-	int ends[2];
-
-	if (pipe(ends) < 0)
-		return false;
-	for (int i = 0; i < 2; i++) {
-		(void)fcntl(ends[i], F_SETFD, FD_CLOEXEC);
-		(void)fcntl(ends[i], F_SETFL, O_NONBLOCK);
-	}
-	*read_end = ends[0];
-	*write_end = ends[1];
-	return true;
-}
-
-void pipe_wake(int write_end)
-{
-	/* A full pipe wakes as well. */
-	while (write(write_end, "", 1) < 0 && errno == EINTR)
-		;
-}
-
-void pipe_empty(int read_end)
-{
-	char bytes[64];
-
-	while (read(read_end, bytes, sizeof(bytes)) == sizeof(bytes))
-		;
-}
 
 /* --- making and configuring ---------------------------------------------------------------- */
 

@@ -199,10 +199,4 @@ void flusher_wake(struct flusher *flusher);
 void listener_close(struct listener *listener);
 void *listener_accept_loop(void *argument);
 
-/* --- net.c --------------------------------------------------------------------------------- */
-
-bool pipe_open(int *read_end, int *write_end);
-void pipe_wake(int write_end);
-void pipe_empty(int read_end);
-
 #endif

@@ -183,7 +183,7 @@ class Server:
     def start(self):
         """Starts the daemon and waits until it serves at every address it was told."""
         self.spawn()
-        self.addresses = [_address(self.log(r"event=listening address=(\S+)").group(1))
+        self.addresses = [_address(self.log(r'event="listening" address=(\S+)').group(1))
                           for _ in re.findall(r"(?m)^\s*listen\s*=", self.config)]
         if re.search(r"(?m)^\s*http_listen\s*=(?!\s*none)", self.config):
             line = self.log(r'event="http listening" address=(\S+)', again=True)

@@ -371,10 +371,10 @@ START_TEST(passed_other)
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 
 	ck_assert_int_eq(admin_http_fd(admin, fd, &error), -1);
-	ck_assert_ptr_nonnull(strstr(error_bytes, strerror(EPROTOTYPE)));
+	ck_assert_ptr_nonnull(strstr(error_bytes, "not a stream socket"));
 	close(fd);
 	ck_assert_int_eq(admin_http_fd(admin, fd, &error), -1);
-	ck_assert_ptr_nonnull(strstr(error_bytes, strerror(EBADF)));
+	ck_assert_ptr_nonnull(strstr(error_bytes, "not a stream socket"));
 	ck_assert_ptr_null(admin_http_address(admin));
 }
 END_TEST
