@@ -244,7 +244,8 @@ static void conn_reply(struct sink *sink, uint32_t stream, uint64_t conversation
 	mutex_unlock(&conn->outbox.lock);
 }
 
-#define PUSH_HEAD (WIRE_HEADER_SIZE + 8)
+/* Header, correlation id and the payload's length stand before the payload. */
+#define PUSH_HEAD (WIRE_HEADER_SIZE + 8 + 4)
 
 static enum sink_result conn_push(struct sink *sink, uint64_t correlation, struct span payload,
 				  struct buf *buf, struct flush_set *set)
@@ -262,8 +263,9 @@ static enum sink_result conn_push(struct sink *sink, uint64_t correlation, struc
 		if (bytes == NULL) {
 			result = SINK_DEAD;
 		} else {
-			wire_put_header(bytes, WIRE_PUSH, 0, 1, (uint32_t)(8 + payload.length));
+			wire_put_header(bytes, WIRE_PUSH, 0, 1, (uint32_t)(12 + payload.length));
 			wire_put_u64(bytes + WIRE_HEADER_SIZE, correlation);
+			wire_put_u32(bytes + WIRE_HEADER_SIZE + 8, (uint32_t)payload.length);
 			if (by_reference)
 				(void)outbox_add_buf_locked(conn, buf, payload);
 			else if (payload.length > 0)

@@ -10,7 +10,6 @@ struct writer {
 	uint8_t *bytes;
 	size_t size;
 	size_t length; /* what the whole would take; SIZE_MAX where that does not fit */
-	bool too_long; /* a field that its own u32 length cannot say */
 };
 
 static void writer_add(struct writer *writer, const void *bytes, size_t length)
@@ -55,11 +54,9 @@ static void writer_version(struct writer *writer, struct wire_version version)
 	writer_u16(writer, version.minor);
 }
 
-/* The u32 length of a field. */
+/* The length of a field. One that it cannot say is too long for the payload's length as well. */
 static void writer_length(struct writer *writer, size_t length)
 {
-	if ((uint64_t)length > UINT32_MAX)
-		writer->too_long = true;
 	writer_u32(writer, (uint32_t)length);
 }
 
@@ -84,11 +81,8 @@ static void writer_list(struct writer *writer, const struct wire_list *list)
 
 static void writer_envelope(struct writer *writer, const struct wire_envelope *envelope)
 {
-	size_t length = WIRE_SCHEMA_SIZE + 4 + 4;
-
-	length = size_add(length, envelope->context.length);
-	length = size_add(length, envelope->payload.length);
-	writer_length(writer, length);
+	writer_length(writer, WIRE_SCHEMA_SIZE + 4 + envelope->context.length + 4 +
+				      envelope->payload.length);
 	writer_add(writer, envelope->schema, WIRE_SCHEMA_SIZE);
 	writer_bytes(writer, envelope->context);
 	writer_bytes(writer, envelope->payload);
@@ -253,7 +247,7 @@ size_t wire_encode(const struct wire_frame *frame, uint8_t *bytes, size_t size)
 	ASSERT(wire_type_name(frame->header.type) != NULL);
 	encode_functions[frame->header.type](&writer, frame);
 	payload = writer.length - WIRE_HEADER_SIZE;
-	if (writer.too_long || writer.length == SIZE_MAX || payload > UINT32_MAX)
+	if (writer.length == SIZE_MAX || payload > UINT32_MAX)
 		return 0;
 	if (size >= WIRE_HEADER_SIZE)
 		wire_put_header(bytes, frame->header.type, frame->header.flags,

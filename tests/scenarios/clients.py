@@ -180,6 +180,7 @@ def close_with_unread_acks():
             client = server.client()
             for number in range(100):
                 client.send(publish(1, "events", b"%d" % number))
+            client.arrived()
             client.close()
             subscriber.expect(*[deliver(1, 100 * round + number + 1, b"%d" % number)
                                 for number in range(100)])

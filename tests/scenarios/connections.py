@@ -72,7 +72,7 @@ def many_refused():
         crowd = [server.raw() for _ in range(150)]
         for client in crowd:
             client.expect(refused)
-            client.expect_end()
+            client.expect_end(stay=True)
         one.expect_nothing()
 
 
@@ -359,6 +359,7 @@ def reset_after_publishes():
         for round in range(20):
             client = server.client()
             client.send(*[publish(1, "events", b"%d" % number) for number in range(50)])
+            client.arrived()
             client.reset()
             subscriber.expect(*[deliver(1, 50 * round + number + 1, b"%d" % number)
                                 for number in range(50)])
@@ -376,6 +377,7 @@ def reset_after_push_replies():
         client.send(conversation_open(4, 2, "jobs"), request(4, 2, b"other job"), ping())
         client.expect(pong())
         jobs.send(push_reply(1, 1, b"done"))
+        jobs.arrived()
         jobs.reset()
         got = [client.receive(), client.receive()]
         assert sorted(one.stream for one in got) == [3, 4]
@@ -421,7 +423,7 @@ def draining_is_bounded():
     with Server() as server:
         client = server.client()
         client.send(disconnect())
-        client.expect_end()
+        client.expect_end(stay=True)
         try:
             for _ in range(1000):
                 client.send(bytes(65536))

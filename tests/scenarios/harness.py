@@ -48,7 +48,10 @@ Client          a raw socket:
     send(*frames)           all in one write
     expect(*frames)         exactly these come next, byte for byte (or ErrorLike, see frames.py)
     expect_nothing()        Ping, and Pong is the next frame: all that was queued before is read
-    expect_end()            end of stream comes next; a reset or a byte is a failure
+    expect_end()            end of stream comes next; a reset or a byte is a failure. Then it closes,
+                            unless told to stay
+    arrived()               waits until all that was sent is with the server: a reset takes back
+                            what is not
     receive()               the next frame, whatever it is
     receive_until(frame)    all frames up to one that equals FRAME, without it
     receive_all()           all frames until the end of the stream
@@ -63,6 +66,7 @@ Every wait has TIMEOUT, generous because sanitizers and busy machines are slow; 
 a scenario that succeeds.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -72,6 +76,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import termios
 import threading
 import time
 
@@ -344,7 +349,6 @@ class Server:
         # Its slot is one of four: let it be free again when this returns.
         client.half_close()
         client.expect_end()
-        client.close()
         return json.loads(frames.payload_of(got))
 
     # HTTP
@@ -441,12 +445,14 @@ class Client:
         self.send(frames.ping())
         self.expect(frames.pong())
 
-    def expect_end(self):
+    def expect_end(self, stay=False):
         try:
             rest = self.receive_all()
         except ConnectionResetError:
             raise AssertionError("a reset where the end of the stream was expected") from None
         assert not rest, "before the end came %s" % "; ".join(map(str, rest))
+        if not stay:
+            self.close()
 
     def receive_all(self):
         """All frames until the end of the stream."""
@@ -468,6 +474,10 @@ class Client:
         self.flags = got.flags
         assert got.type == 0x0A and got.stream == stream, "not a PublishAck: %s" % got
         return got.u64()
+
+    def arrived(self):
+        eventually("all has arrived", lambda: struct.unpack(
+            "i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4))) == (0,))
 
     def half_close(self):
         self.socket.shutdown(socket.SHUT_WR)

@@ -219,6 +219,7 @@ static void script_pipeline(void)
 	for (int i = 0; i < 4; i++)
 		streams[i] = expect_publish();
 	/* The window is full: nothing more comes before these are answered. */
+	ck_assert_int_eq(recv(server.fd, server.payload, 1, MSG_PEEK | MSG_DONTWAIT), -1);
 	put_publish_ack(streams[0], 1, WIRE_PUBLISH_ACK_DELIVERED);
 	put_error(WIRE_PUBLISH_ERROR, streams[1], 9, "the first refusal");
 	put_error(WIRE_PUBLISH_ERROR, streams[2], 8, "the second");
