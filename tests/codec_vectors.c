@@ -148,6 +148,13 @@ static void *allocate(size_t size)
 	return memory;
 }
 
+static char *copy_text(const char *text)
+{
+	size_t size = strlen(text) + 1;
+
+	return memcpy(allocate(size), text, size);
+}
+
 /* --- the text's values ---------------------------------------------------------------------- */
 
 static int hex_digit(char c)
@@ -589,7 +596,7 @@ static bool line_encode(struct line *line, size_t *consumed)
 	struct wire_frame frame;
 	struct wire_envelope *envelope;
 	struct span payload = {.length = 0};
-	char *fields = strdup(line->columns[5]), *at = fields;
+	char *fields = copy_text(line->columns[5]), *at = fields;
 	uint8_t *bytes = NULL;
 	size_t size;
 	bool passed = false;
@@ -614,6 +621,11 @@ static bool line_encode(struct line *line, size_t *consumed)
 	frame.header.stream = (uint32_t)numbers[1];
 	if (!line_parse_fields(line, at, &frame, &payload))
 		goto out;
+	if (frame.header.type == WIRE_PUBLISH &&
+	    frame.u.publish.has_key != ((frame.header.flags & WIRE_PUBLISH_HAS_KEY) != 0)) {
+		line_fail(line, "the field key and the flag for it disagree");
+		goto out;
+	}
 	envelope = frame_envelope(&frame);
 	if (envelope != NULL)
 		make_context(&line->arena, envelope);

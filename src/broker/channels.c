@@ -246,9 +246,31 @@ static void subscription_end_locked(struct subscription *subscription)
 	atomic_fetch_sub(&subscription->client->live_subscriptions, 1);
 }
 
-static void subscription_deliver_locked(struct subscription *subscription, struct message *run,
-					size_t count, bool answer, bool quiet,
-					struct flush_set *set)
+/* One run on its way to the subscriptions of a channel. */
+struct publication {
+	struct message *run;
+	size_t count;
+	size_t envelope_bytes;
+	bool plain;
+	bool quiet; /* the publisher gets no answers */
+	struct flush_set *set;
+};
+
+static void publication_sum_up(struct publication *publication)
+{
+	publication->envelope_bytes = 0;
+	publication->plain = true;
+	for (size_t i = 0; i < publication->count; i++) {
+		const struct message *message = &publication->run[i];
+
+		publication->envelope_bytes += message->envelope.length;
+		if (message->buf != NULL || message->duplicate || message->refused)
+			publication->plain = false;
+	}
+}
+
+static void subscription_deliver_locked(struct subscription *subscription,
+					const struct publication *publication, bool answer)
 {
 	struct channel *channel = subscription->channel;
 	struct sink *sink = subscription->client->sink;
@@ -257,12 +279,14 @@ static void subscription_deliver_locked(struct subscription *subscription, struc
 		.sequence = subscription->sequence,
 		.drop = channel->drop || subscription->never_shed,
 		.answer = answer,
-		.quiet = quiet,
+		.quiet = publication->quiet,
 		.boot = channel->broker->boot_ms,
 		.channel = channel->name,
+		.envelope_bytes = publication->envelope_bytes,
+		.plain = publication->plain,
 	};
 
-	sink->ops->deliver(sink, &delivery, run, count, set);
+	sink->ops->deliver(sink, &delivery, publication->run, publication->count, publication->set);
 	subscription->sequence = delivery.sequence;
 	channel->deliveries += delivery.accepted;
 	channel->drops += delivery.dropped;
@@ -274,21 +298,28 @@ static void subscription_deliver_locked(struct subscription *subscription, struc
 				"subscription shed: its messages do not fit into the outbox of "
 				"this connection; read faster, or raise max_outbox_bytes and "
 				"max_outbox_frames",
-				set);
+				publication->set);
 	}
 }
 
 bool broker_publish(struct client *client, struct channel *channel, struct message *run,
 		    size_t count, struct flush_set *set)
 {
+	struct publication publication = {
+		.run = run,
+		.count = count,
+		.quiet = broker_client_unanswered(client, channel),
+		.set = set,
+	};
 	struct list *node, *after;
-	bool quiet = broker_client_unanswered(client, channel);
 	bool answered = false;
 	size_t accepted;
 
 	mutex_lock(&channel->lock);
 	accepted = channel_claim_locked(channel, run, count);
 	channel->publishes += accepted;
+	if (!list_empty(&channel->subscriptions))
+		publication_sum_up(&publication);
 	/* Others first: whether they have taken a message is part of the publisher's answer, which
 	 * stands in front of its own deliveries. */
 	LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
@@ -297,7 +328,7 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 			LIST_ENTRY(node, struct subscription, in_channel);
 
 		if (subscription->client != client)
-			subscription_deliver_locked(subscription, run, count, false, false, set);
+			subscription_deliver_locked(subscription, &publication, false);
 	}
 	if (atomic_load_explicit(&client->live_subscriptions, memory_order_relaxed) > 0) {
 		LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
@@ -307,8 +338,7 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 
 			if (subscription->client != client)
 				continue;
-			subscription_deliver_locked(subscription, run, count, !answered, quiet,
-						    set);
+			subscription_deliver_locked(subscription, &publication, !answered);
 			answered = true;
 		}
 	}

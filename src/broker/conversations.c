@@ -269,17 +269,29 @@ void broker_conversation_message(struct client *client, uint32_t stream, uint64_
 
 /* --- closing ------------------------------------------------------------------------------- */
 
-/* Forgets its requests; one-way messages that were accepted go on. */
+/*
+ * Forgets its requests; one-way messages that were accepted go on. Those that wait go first: they
+ * are not to move up into the places of the others.
+ */
 static void conversation_close_locked(struct conversation *conversation, struct flush_set *set)
 {
 	struct client *client = conversation->client;
+	struct list *node, *after;
 
-	hash_remove(&client->conversations, &conversation->by_id);
+	LIST_FOR_EACH_NODE(node, after, &conversation->places)
+	{
+		struct request *request = LIST_ENTRY(node, struct request, in_places);
+
+		if (request_waits_locked(request))
+			request_forget_locked(request, set);
+	}
 	while (!list_empty(&conversation->places))
 		request_forget_locked(
 			LIST_ENTRY(conversation->places.next, struct request, in_places), set);
+	hash_remove(&client->conversations, &conversation->by_id);
+	client->broker->conversation_count--;
 	conversation->client = NULL;
-	conversation_unref_locked(client->broker, conversation);
+	conversation_unref_locked(conversation);
 }
 
 void broker_conversation_close(struct client *client, uint64_t id, struct flush_set *set)
@@ -293,17 +305,28 @@ void broker_conversation_close(struct client *client, uint64_t id, struct flush_
 	mutex_unlock(&client->broker->lock);
 }
 
-/* What is on its way without an answer to come: pushed, it stays the worker's; waiting, it goes. */
-static void client_forget_one_way_locked(struct client *client, struct flush_set *set)
+/* What waits, for the reason above: of all its conversations, and one-way messages, too. */
+static void client_forget_waiting_locked(struct client *client, struct flush_set *set)
+{
+	struct list *node, *after;
+
+	LIST_FOR_EACH_NODE(node, after, &client->requests)
+	{
+		struct request *request = LIST_ENTRY(node, struct request, of_requester);
+
+		if (request_waits_locked(request))
+			request_forget_locked(request, set);
+	}
+}
+
+/* Only one-way messages are left, and pushed: they stay the worker's. */
+static void client_leave_pushed_locked(struct client *client)
 {
 	while (!list_empty(&client->requests)) {
 		struct request *request =
 			LIST_ENTRY(client->requests.next, struct request, of_requester);
 
-		if (request->state != REQUEST_PUSHED) {
-			request_forget_locked(request, set);
-			continue;
-		}
+		ASSERT(request->state == REQUEST_PUSHED && !request->reply_wanted);
 		list_remove(&request->of_requester);
 		request->requester = NULL;
 	}
@@ -312,11 +335,12 @@ static void client_forget_one_way_locked(struct client *client, struct flush_set
 void broker_client_end_conversations(struct client *client, struct flush_set *set)
 {
 	mutex_lock(&client->broker->lock);
+	client_forget_waiting_locked(client, set);
 	for (size_t i = 0; i < client->conversations.bucket_count; i++)
 		while (client->conversations.buckets[i] != NULL)
 			conversation_close_locked(CONTAINER_OF(client->conversations.buckets[i],
 							       struct conversation, by_id),
 						  set);
-	client_forget_one_way_locked(client, set);
+	client_leave_pushed_locked(client);
 	mutex_unlock(&client->broker->lock);
 }

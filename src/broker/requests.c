@@ -22,13 +22,12 @@
 
 /* --- conversations as requests see them ---------------------------------------------------- */
 
-void conversation_unref_locked(struct broker *broker, struct conversation *conversation)
+void conversation_unref_locked(struct conversation *conversation)
 {
 	if (conversation->client != NULL || conversation->request_count > 0)
 		return;
 	ASSERT(list_empty(&conversation->places));
 	registration_unref_locked(&conversation->bound);
-	broker->conversation_count--;
 	free(conversation);
 }
 
@@ -85,14 +84,14 @@ static void request_uncharge_locked(struct request *request)
 }
 
 /*
- * Takes it out of the lists of its state. The target whose place became free, or NULL; the caller
- * lets the next one move up when it is done with its own lists.
+ * Takes it out of the lists of its state; its deadline stays until it is answered or freed, so that
+ * the time that it waited counts. The target whose place became free, or NULL; the caller lets the
+ * next one move up when it is done with its own lists.
  */
 static struct client *request_detach_locked(struct broker *broker, struct request *request)
 {
 	struct client *freed = NULL;
 
-	deadlines_remove(&broker->request_deadlines, &request->deadline);
 	list_remove(&request->in_target);
 	switch (request->state) {
 	case REQUEST_WAITING_WORKER:
@@ -125,6 +124,7 @@ static void request_free_locked(struct broker *broker, struct request *request)
 	struct client *client = request->requester;
 
 	ASSERT_MAGIC(request, REQUEST_MAGIC);
+	deadlines_remove(&broker->request_deadlines, &request->deadline);
 	if (request->state == REQUEST_HELD) {
 		client->held_replies--;
 		client->held_bytes -= request->payload.length + REPLY_OVERHEAD;
@@ -138,7 +138,7 @@ static void request_free_locked(struct broker *broker, struct request *request)
 	}
 	list_remove(&request->of_requester);
 	conversation->request_count--;
-	conversation_unref_locked(broker, conversation);
+	conversation_unref_locked(conversation);
 	buf_unref(&request->buf);
 	request->magic = 0;
 	free(request);
@@ -173,7 +173,7 @@ static void places_advance_locked(struct broker *broker, struct conversation *co
 		request_free_locked(broker, head);
 	}
 	conversation->request_count--;
-	conversation_unref_locked(broker, conversation);
+	conversation_unref_locked(conversation);
 }
 
 /*
@@ -186,6 +186,7 @@ static void request_answer_locked(struct request *request, bool is_error, enum r
 	struct client *client = request->requester;
 	struct conversation *conversation = request->conversation;
 
+	deadlines_remove(&client->broker->request_deadlines, &request->deadline);
 	if (buf != NULL)
 		buf_ref(buf); /* before the request lets go of its own, which it may be */
 	buf_unref(&request->buf);
@@ -476,7 +477,6 @@ static void target_advance_locked(struct client *target, struct flush_set *set)
 	while (!list_empty(&target->turns) && target_is_ready_locked(target, now_ns)) {
 		struct request *request = LIST_ENTRY(target->turns.next, struct request, in_target);
 
-		/* Its deadline stays: the time that it waited counts. */
 		list_remove(&request->in_target);
 		request_uncharge_locked(request);
 		request->state = REQUEST_HANDLED;
@@ -498,6 +498,13 @@ void client_settled_locked(struct client *client, struct flush_set *set)
 
 /* --- who answers --------------------------------------------------------------------------- */
 
+/* A connection that said "no more pushes" gets none, by no address. */
+static bool client_takes_pushes(const struct client *client)
+{
+	return !client->no_pushes && (client->registration == NULL ||
+				      client->registration->state != REGISTRATION_LEAVING);
+}
+
 static struct client *client_find_locked(struct broker *broker, uint64_t id)
 {
 	for (struct hash_node *node = hash_first(&broker->clients, hash_u64(id)); node != NULL;
@@ -505,7 +512,7 @@ static struct client *client_find_locked(struct broker *broker, uint64_t id)
 		struct client *client = CONTAINER_OF(node, struct client, by_id);
 
 		if (client->id == id)
-			return client->no_pushes ? NULL : client;
+			return client_takes_pushes(client) ? client : NULL;
 	}
 	return NULL;
 }
@@ -612,11 +619,8 @@ void request_route_locked(struct request *request, bool while_handled, struct fl
 static void request_reroute_locked(struct broker *broker, struct request *request,
 				   struct flush_set *set)
 {
-	int64_t when_ns = request->deadline.when_ns;
-
 	request_detach_locked(broker, request);
 	request->state = REQUEST_HANDLED;
-	deadlines_add(&broker->request_deadlines, &request->deadline, when_ns);
 	request_route_locked(request, false, set);
 }
 
@@ -644,7 +648,7 @@ void queue_wake_locked(struct broker *broker, struct worker_queue *queue, struct
 
 /* --- endings ------------------------------------------------------------------------------- */
 
-/* A conversation whose request learns that its worker is lost needs not be told again. */
+/* A conversation with something under way at the lost worker goes on with another one. */
 static void conversation_release_locked(struct conversation *conversation)
 {
 	if (conversation->bound != NULL && conversation->bound->state == REGISTRATION_LOST)
@@ -694,6 +698,11 @@ void request_expire_locked(struct request *request, struct flush_set *set)
 			    false, set);
 	if (freed != NULL)
 		target_advance_locked(freed, set);
+}
+
+bool request_waits_locked(const struct request *request)
+{
+	return request->state == REQUEST_WAITING_WORKER || request->state == REQUEST_WAITING_TURN;
 }
 
 void request_forget_locked(struct request *request, struct flush_set *set)

@@ -6,7 +6,7 @@
 #include "broker/broker_priv.h"
 
 /* Frees a closed conversation that no request refers to. */
-void conversation_unref_locked(struct broker *broker, struct conversation *conversation);
+void conversation_unref_locked(struct conversation *conversation);
 
 /* True unless its subject is an address that nobody has. */
 bool conversation_address_exists_locked(struct broker *broker,
@@ -35,7 +35,11 @@ void request_reply_locked(struct request *request, struct span payload, struct b
 void request_fail_locked(struct request *request, enum metric metric, enum refusal refusal,
 			 struct span text, bool while_handled, struct flush_set *set);
 
-/* Ends a request in any state without an answer. */
+/* True when it waits for a worker or for its turn. */
+bool request_waits_locked(const struct request *request);
+
+/* Ends a request in any state without an answer. One that waits takes nothing else with it; the
+ * end of a pushed one lets others move up. */
 void request_forget_locked(struct request *request, struct flush_set *set);
 
 #endif

@@ -31,8 +31,6 @@ static bool main_read_token(struct cli *cli, const char *path)
 	cli->token_length = length > 0 ? (size_t)length : 0;
 	if (cli->token_length > 0 && line[cli->token_length - 1] == '\n')
 		cli->token_length--;
-	if (cli->token_length > 0 && line[cli->token_length - 1] == '\r')
-		cli->token_length--;
 	return true;
 }
 

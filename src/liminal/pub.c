@@ -106,7 +106,8 @@ static bool pub_line(struct pub *pub, const char *line, size_t length)
 	pub->lines++;
 	if (liminal_publish_async(pub->client, pub->channel, line, length, &options) != LIMINAL_OK)
 		return false;
-	pub_show_progress(pub, false);
+	if (pub->progress && clock_mono_ns() - pub->progress_ns >= PUB_PROGRESS_NS)
+		pub_show_progress(pub, "");
 	return true;
 }
 
@@ -125,6 +126,7 @@ static bool pub_settle(struct pub *pub)
 	/* Refusals are told line by line. */
 	if (liminal_flush(pub->client, LIMINAL_FOREVER, NULL) == LIMINAL_LOST)
 		return false;
+	pub_show_progress(pub, "");
 	return fflush(stdout) == 0;
 }
 
@@ -196,7 +198,7 @@ static int pub_lines(const struct cli *cli, struct liminal *client, const char *
 
 	going = pub_input(&pub, &status);
 	flushed = liminal_flush(client, LIMINAL_FOREVER, NULL);
-	pub_show_progress(&pub, true);
+	pub_show_progress(&pub, "\n");
 	if (flushed == LIMINAL_LOST || !going) {
 		status = cli_report();
 		cli_error("%" PRIu64 " of %" PRIu64 " lines are not acknowledged",

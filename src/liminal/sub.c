@@ -22,10 +22,6 @@ static void sub_print_json(const struct liminal_delivery *delivery)
 
 	json_object_set_new(object, "channel", json_string(delivery->channel));
 	cli_json_bytes(object, "payload", delivery->payload, delivery->length);
-	json_object_set_new(object, "sequence", json_integer((json_int_t)delivery->sequence));
-	json_object_set_new(object, "missed", json_integer((json_int_t)delivery->missed));
-	if (delivery->message != 0)
-		json_object_set_new(object, "id", json_integer((json_int_t)delivery->message));
 	cli_json_print(object);
 }
 

@@ -40,13 +40,22 @@ static int check(const struct configuration *configuration, const char *file)
 	return EXIT_SUCCESS;
 }
 
-/* Memory comes from a few arenas: one per thread would multiply what idle connections cost. */
-static void limit_arenas(void)
+/*
+ * glibc: one arena per thread would multiply what idle connections cost, and memory that is given
+ * back to the system after each batch costs a page fault per page of the next. What is kept is
+ * bounded: ARENA_KEPT per arena.
+ */
+#define ARENA_KEPT (16 * 1024 * 1024)
+#define ARENA_MAPPED (1024 * 1024) /* from this size on memory is the system's own affair */
+
+static void tune_allocator(void)
 {
-#ifdef M_ARENA_MAX
+#if defined(M_ARENA_MAX) && defined(M_TRIM_THRESHOLD) && defined(M_MMAP_THRESHOLD)
 	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 
 	(void)mallopt(M_ARENA_MAX, processors < 1 ? 1 : processors > 8 ? 8 : (int)processors);
+	(void)mallopt(M_TRIM_THRESHOLD, ARENA_KEPT);
+	(void)mallopt(M_MMAP_THRESHOLD, ARENA_MAPPED);
 #endif
 }
 
@@ -98,7 +107,7 @@ int main(int argc, char **argv)
 			      usage);
 		return EXIT_USAGE;
 	}
-	limit_arenas();
+	tune_allocator();
 	hash_seed();
 	file = daemon_configuration_file(&options);
 	configuration = configuration_load(file, &problems);

@@ -32,6 +32,23 @@ static void put_origin(uint8_t *bytes, const struct delivery *delivery,
 	wire_put_u64(bytes + 8, message->id);
 }
 
+/* One message at BYTES; where the next one goes. */
+static uint8_t *put_delivery(uint8_t *bytes, const struct delivery *delivery,
+			     const struct message *message, uint64_t sequence, bool origin)
+{
+	size_t envelope = message->envelope.length;
+
+	wire_put_deliver_head(bytes, 0, delivery->stream, sequence, (uint32_t)envelope, origin);
+	bytes += WIRE_DELIVER_HEAD;
+	memcpy(bytes, message->envelope.data, envelope);
+	bytes += envelope;
+	if (origin) {
+		put_origin(bytes, delivery, message);
+		bytes += WIRE_DELIVER_TAIL;
+	}
+	return bytes;
+}
+
 /* HINT: the size of what is expected to follow in the same run. */
 static void conn_deliver_one_locked(struct conn *conn, const struct delivery *delivery,
 				    const struct message *message, bool origin, size_t hint)
@@ -44,14 +61,12 @@ static void conn_deliver_one_locked(struct conn *conn, const struct delivery *de
 
 	if (bytes == NULL)
 		return;
-	wire_put_deliver_head(bytes, origin ? WIRE_DELIVER_ORIGIN : 0, delivery->stream,
-			      delivery->sequence, (uint32_t)envelope, origin);
 	if (!by_reference) {
-		memcpy(bytes + WIRE_DELIVER_HEAD, message->envelope.data, envelope);
-		if (origin)
-			put_origin(bytes + WIRE_DELIVER_HEAD + envelope, delivery, message);
+		(void)put_delivery(bytes, delivery, message, delivery->sequence, origin);
 		return;
 	}
+	wire_put_deliver_head(bytes, 0, delivery->stream, delivery->sequence, (uint32_t)envelope,
+			      origin);
 	if (!outbox_add_buf_locked(conn, message->buf, message->envelope) || !origin)
 		return;
 	bytes = outbox_continue_locked(conn, WIRE_DELIVER_TAIL);
@@ -135,13 +150,50 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 	}
 }
 
+/*
+ * The common case, in stretches instead of message by message: everything is to be delivered, by
+ * copy, and fits. False when that is not so; nothing was done then.
+ */
+static bool conn_deliver_plain_locked(struct conn *conn, struct delivery *delivery,
+				      struct message *run, size_t count)
+{
+	bool origin = wire_version_compare(conn->outbox.version, WIRE_VERSION_1_2) >= 0;
+	size_t overhead = WIRE_DELIVER_HEAD + (origin ? WIRE_DELIVER_TAIL : 0);
+	size_t left = delivery->envelope_bytes + count * overhead;
+	size_t done = 0;
+
+	if (!delivery->plain || delivery->answer || !outbox_fits_all_locked(conn, count, left))
+		return false;
+	while (done < count) {
+		size_t next = overhead + run[done].envelope.length, size, first = done;
+		uint8_t *start = outbox_stretch_locked(conn, next, left, &size);
+		uint8_t *bytes = start;
+
+		if (start == NULL)
+			return true; /* the connection is lost */
+		do {
+			bytes = put_delivery(bytes, delivery, &run[done], delivery->sequence++,
+					     origin);
+			run[done].delivered = true;
+			done++;
+			if (done < count)
+				next = overhead + run[done].envelope.length;
+		} while (done < count && next <= size - (size_t)(bytes - start));
+		outbox_added_locked(conn, (size_t)(bytes - start), done - first);
+		left -= (size_t)(bytes - start);
+	}
+	delivery->accepted = count;
+	return true;
+}
+
 static void conn_deliver(struct sink *sink, struct delivery *delivery, struct message *run,
 			 size_t count, struct flush_set *set)
 {
 	struct conn *conn = conn_of_sink(sink);
 
 	mutex_lock(&conn->outbox.lock);
-	conn_deliver_run_locked(conn, delivery, run, count);
+	if (!conn_deliver_plain_locked(conn, delivery, run, count))
+		conn_deliver_run_locked(conn, delivery, run, count);
 	outbox_touch_locked(conn, set);
 	mutex_unlock(&conn->outbox.lock);
 }

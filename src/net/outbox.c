@@ -123,35 +123,50 @@ static struct chunk *outbox_add_chunk_locked(struct conn *conn, size_t size)
 	return chunk;
 }
 
-static uint8_t *outbox_bytes_locked(struct conn *conn, size_t size, size_t hint)
+/* Makes sure that SIZE bytes fit into the tail, HINT more where a new chunk is needed for that. */
+static struct chunk *outbox_tail_locked(struct conn *conn, size_t size, size_t hint)
 {
-	struct outbox *outbox = &conn->outbox;
-	struct chunk *tail = outbox->tail;
-	uint8_t *bytes;
+	struct chunk *tail = conn->outbox.tail;
+	size_t wanted;
 
-	mutex_assert_held(&outbox->lock);
+	mutex_assert_held(&conn->outbox.lock);
 	if (outbox_is_dead(conn))
 		return NULL;
-	if (tail == NULL || tail->buf != NULL || tail->ends_write ||
-	    size > tail->size - tail->used) {
-		size_t wanted = size_max(size_min(size_add(size, hint), CHUNK_MAX), CHUNK_MIN);
-
-		tail = outbox_add_chunk_locked(conn, size_max(size, wanted));
-		if (tail == NULL)
-			return NULL;
-	}
-	bytes = tail->own + tail->used;
-	tail->used += size;
-	return bytes;
+	if (tail != NULL && tail->buf == NULL && !tail->ends_write &&
+	    size <= tail->size - tail->used)
+		return tail;
+	wanted = size_max(size_min(size_add(size, hint), CHUNK_MAX), CHUNK_MIN);
+	return outbox_add_chunk_locked(conn, size_max(size, wanted));
 }
 
 uint8_t *outbox_add_locked(struct conn *conn, size_t size, size_t frames, size_t hint)
 {
-	uint8_t *bytes = outbox_bytes_locked(conn, size, hint);
+	struct chunk *tail = outbox_tail_locked(conn, size, hint);
+	uint8_t *bytes;
 
-	if (bytes != NULL)
-		outbox_count_locked(&conn->outbox, size, frames);
+	if (tail == NULL)
+		return NULL;
+	bytes = tail->own + tail->used;
+	tail->used += size;
+	outbox_count_locked(&conn->outbox, size, frames);
 	return bytes;
+}
+
+uint8_t *outbox_stretch_locked(struct conn *conn, size_t min, size_t max, size_t *size)
+{
+	struct chunk *tail = outbox_tail_locked(conn, min, max - min);
+
+	*size = 0;
+	if (tail == NULL)
+		return NULL;
+	*size = size_min(max, tail->size - tail->used);
+	return tail->own + tail->used;
+}
+
+void outbox_added_locked(struct conn *conn, size_t bytes, size_t frames)
+{
+	conn->outbox.tail->used += bytes;
+	outbox_count_locked(&conn->outbox, bytes, frames);
 }
 
 uint8_t *outbox_continue_locked(struct conn *conn, size_t size)
@@ -227,6 +242,17 @@ enum sink_result outbox_fits_locked(struct conn *conn, size_t size)
 	if (bytes >= outbox->max_bytes || size > outbox->max_bytes - bytes)
 		return SINK_FULL_BYTES;
 	return SINK_OK;
+}
+
+bool outbox_fits_all_locked(struct conn *conn, size_t frames, size_t bytes)
+{
+	struct outbox *outbox = &conn->outbox;
+	uint64_t queued_frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+	uint64_t queued_bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+
+	mutex_assert_held(&outbox->lock);
+	return !outbox_is_dead(conn) && queued_frames + frames <= outbox->max_frames &&
+	       queued_bytes + bytes <= outbox->max_bytes;
 }
 
 /* Frames or bytes, with PLACES more, have reached one PART of what is allowed. */

@@ -52,6 +52,11 @@ void outbox_destroy(struct outbox *outbox);
  */
 uint8_t *outbox_add_locked(struct conn *conn, size_t size, size_t frames, size_t hint);
 
+/* As outbox_add_locked, but for as many bytes as there are together, MIN at least and MAX at most:
+ * *SIZE. outbox_added_locked tells how many of them, and how many whole frames, were filled. */
+uint8_t *outbox_stretch_locked(struct conn *conn, size_t min, size_t max, size_t *size);
+void outbox_added_locked(struct conn *conn, size_t bytes, size_t frames);
+
 /* The next SIZE bytes of a frame that outbox_add_locked began, by reference. */
 bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes);
 
@@ -63,6 +68,9 @@ void outbox_end_write_locked(struct conn *conn);
 
 /* Whether one more frame of SIZE bytes fits. An empty outbox takes any. */
 enum sink_result outbox_fits_locked(struct conn *conn, size_t size);
+
+/* Whether so many frames and bytes fit together, as the fullest that they make it. */
+bool outbox_fits_all_locked(struct conn *conn, size_t frames, size_t bytes);
 
 /* Adds the connection to SET, once. */
 void outbox_touch_locked(struct conn *conn, struct flush_set *set);

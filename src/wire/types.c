@@ -56,21 +56,3 @@ int wire_version_compare(struct wire_version a, struct wire_version b)
 		return a.minor < b.minor ? -1 : 1;
 	return 0;
 }
-
-struct wire_header wire_get_header(const uint8_t *bytes)
-{
-	return (struct wire_header){
-		.type = bytes[0],
-		.flags = bytes[1],
-		.stream = wire_get_u32(bytes + 2),
-		.length = wire_get_u32(bytes + 6),
-	};
-}
-
-void wire_put_header(uint8_t *bytes, uint8_t type, uint8_t flags, uint32_t stream, uint32_t length)
-{
-	bytes[0] = type;
-	bytes[1] = flags;
-	wire_put_u32(bytes + 2, stream);
-	wire_put_u32(bytes + 6, length);
-}

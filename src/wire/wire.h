@@ -214,9 +214,6 @@ bool wire_type_from_server(uint8_t type);
 /* True when TYPE, if known, may stand on STREAM. */
 bool wire_stream_legal(uint8_t type, uint32_t stream);
 
-/* Reads the WIRE_HEADER_SIZE bytes at BYTES. */
-struct wire_header wire_get_header(const uint8_t *bytes);
-
 /*
  * Decodes the first frame of BYTES. VERSION is the connection's: before 1.1 PublishAck 0x02 and
  * before 1.2 Deliver 0x01 mean nothing.
@@ -288,7 +285,25 @@ static inline void wire_put_u64(uint8_t *bytes, uint64_t value)
 	wire_put_u32(bytes + 4, (uint32_t)value);
 }
 
-void wire_put_header(uint8_t *bytes, uint8_t type, uint8_t flags, uint32_t stream, uint32_t length);
+/* The WIRE_HEADER_SIZE bytes at BYTES. */
+static inline struct wire_header wire_get_header(const uint8_t *bytes)
+{
+	return (struct wire_header){
+		.type = bytes[0],
+		.flags = bytes[1],
+		.stream = wire_get_u32(bytes + 2),
+		.length = wire_get_u32(bytes + 6),
+	};
+}
+
+static inline void wire_put_header(uint8_t *bytes, uint8_t type, uint8_t flags, uint32_t stream,
+				   uint32_t length)
+{
+	bytes[0] = type;
+	bytes[1] = flags;
+	wire_put_u32(bytes + 2, stream);
+	wire_put_u32(bytes + 6, length);
+}
 
 /*
  * Frames of the server's hot paths, written whole at BYTES. A Deliver is WIRE_DELIVER_HEAD bytes,

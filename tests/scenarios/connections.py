@@ -19,7 +19,7 @@ def worker(server, queue="jobs"):
     return client
 
 
-def request_pending(server, client, jobs, conversation=1, payload=b"job"):
+def request_pending(client, jobs, conversation=1, payload=b"job"):
     """Opens a conversation on stream 3 with a request that the worker JOBS holds; the push's id."""
     client.send(conversation_open(3, conversation, "jobs"), request(3, conversation, payload))
     pushed = jobs.receive()
@@ -197,10 +197,10 @@ def handshake_timeout_with_token():
           "workers too", "closed by the server: conversation requests pending are forgotten, a "
           "Disconnect is the last frame")
 def idle_timeout():
-    with Server(limits={"idle_timeout": "1s"}) as server:
+    with Server(limits={"idle_timeout": "1s"}, conversations={"no_worker": "wait"}) as server:
         jobs, client, subscriber = worker(server), server.client(), server.client()
         subscriber.subscribe(1, "events")
-        request_pending(server, client, jobs)
+        client.send(conversation_open(3, 1, "nobody"), request(3, 1, b"in vain"))
         for one in (subscriber, client, jobs):
             one.expect(disconnect())
             one.expect_end()
@@ -222,11 +222,11 @@ def half_close():
 
 
 @scenario("Connections", "half-close by the peer: pending conversation requests are waited for, "
-          "until reply ...", client=True)
+          "until the reply", client=True)
 def half_close_waits_for_replies():
     with Server() as server:
         jobs, client = worker(server), server.client()
-        correlation = request_pending(server, client, jobs)
+        correlation = request_pending(client, jobs)
         client.send(ping())
         client.half_close()
         client.expect(pong())
@@ -235,7 +235,8 @@ def half_close_waits_for_replies():
         client.expect_end()
 
 
-@scenario("Connections", "... or timeout", client=True)
+@scenario("Connections", "half-close by the peer: pending conversation requests are waited for, "
+          "at most until the timeout", client=True)
 def half_close_waits_for_timeouts():
     with Server(conversations={"reply_timeout": "100ms"}) as server:
         jobs, client = worker(server), server.client()
@@ -265,7 +266,7 @@ def half_close_ends_subscriptions():
     with Server() as server:
         jobs, client, publisher = worker(server), server.client(), server.client()
         client.subscribe(2, "events")
-        correlation = request_pending(server, client, jobs)
+        correlation = request_pending(client, jobs)
         client.half_close()
         taken = []
 
@@ -288,7 +289,7 @@ def half_close_ends_subscriptions():
 def half_closed_worker():
     with Server() as server:
         jobs, client = worker(server), server.client()
-        request_pending(server, client, jobs)
+        request_pending(client, jobs)
         jobs.half_close()
         client.expect(conversation_error(3, 1, SERVER_ERROR, starts("worker-lost: ")))
         jobs.expect_end()
@@ -311,7 +312,7 @@ def disconnect_forgets():
     with Server() as server:
         jobs, client, other = worker(server), server.client(), server.client()
         other.subscribe(1, "events")
-        correlation = request_pending(server, client, jobs)
+        correlation = request_pending(client, jobs)
         client.send(publish(1, "events", b"before"), ping(), disconnect(),
                     publish(1, "events", b"behind"), ping())
         client.expect(publish_ack(1, 1, DELIVERED), pong())
@@ -330,7 +331,7 @@ def disconnect_forgets():
 def error_forgets():
     with Server() as server:
         jobs, client = worker(server), server.client()
-        request_pending(server, client, jobs)
+        request_pending(client, jobs)
         client.send(publish(1, "events", b"x"), frame(0x13, 0, 0, b"a Ping has no payload"))
         client.expect(publish_ack(1, 1), connect_error(CODEC_ERROR, re.compile(".")))
         client.expect_end()
@@ -373,7 +374,7 @@ def reset_after_publishes():
 def reset_after_push_replies():
     with Server() as server:
         jobs, client = worker(server), server.client()
-        request_pending(server, client, jobs)
+        request_pending(client, jobs)
         client.send(conversation_open(4, 2, "jobs"), request(4, 2, b"other job"), ping())
         client.expect(pong())
         jobs.send(push_reply(1, 1, b"done"))
@@ -396,13 +397,13 @@ def what_ends_with_a_connection():
         with Server(conversations={"no_worker": "error"}) as server:
             jobs, client = worker(server), server.client()
             jobs.subscribe(2, "events")
-            request_pending(server, client, jobs)
+            request_pending(client, jobs)
             getattr(jobs, end)()
             client.expect(conversation_error(3, 1, SERVER_ERROR, starts("worker-lost: ")))
             server.closed(jobs)
-            client.send(publish(1, "events", b"x"), request(3, 1, b"again"))
-            client.expect(publish_ack(1, 1),
-                          conversation_error(3, 1, SERVER_ERROR, starts("no-worker: ")))
+            assert client.publish(1, "events", b"x") == 1 and client.flags == 0
+            client.send(request(3, 1, b"again"))
+            client.expect(conversation_error(3, 1, SERVER_ERROR, starts("no-worker: ")))
 
 
 @scenario("Connections", "a close with unread input is drained, so that nothing that was flushed "

@@ -228,11 +228,14 @@ class Server:
             return self.start()
         except BaseException:
             self._fail()
+            self._destroy()
             raise
 
     def __exit__(self, kind, value, traceback):
         if kind is not None:
-            self._fail()
+            if not issubclass(kind, Skip):
+                self._fail()
+            self._destroy()
             return
         try:
             # A scenario that has seen the exit itself (wait_exit) is done.
@@ -241,7 +244,8 @@ class Server:
         except BaseException:
             self._fail()
             raise
-        self._destroy()
+        finally:
+            self._destroy()
 
     def _fail(self):
         """Shows what the daemon said, and ends it."""
@@ -255,7 +259,6 @@ class Server:
         print("its standard error%s:" % (", the last 200 lines" if len(self.lines) > 200 else ""))
         for line in self.lines[-200:]:
             print("  " + line)
-        self._destroy()
 
     def _destroy(self):
         for client in self._clients:

@@ -154,17 +154,16 @@ static void *leave_worker(void *client)
 
 struct worker_test {
 	struct liminal *client;
-	int served;
+	int served, leave_after;
 	pthread_t leaver;
 };
 
-/* Leaves once the three jobs are served. */
 static void handle_and_leave(void *context, struct liminal_job *job)
 {
 	struct worker_test *test = context;
 
 	handle(&test->served, job);
-	if (test->served == 3)
+	if (test->served == test->leave_after)
 		pthread_create(&test->leaver, NULL, leave_worker, test->client);
 }
 
@@ -172,7 +171,7 @@ START_TEST(worker)
 {
 	const char *const namespaces[] = {"n1", "n2", NULL};
 	struct liminal_worker_options options = LIMINAL_WORKER_OPTIONS_INIT;
-	struct worker_test test = {.client = open_client(script_worker, 0)};
+	struct worker_test test = {.client = open_client(script_worker, 0), .leave_after = 3};
 
 	succeeds(liminal_ping(test.client, LIMINAL_FOREVER, NULL));
 	fails_with(liminal_register(test.client, &options), LIMINAL_INVALID, 0, "UTF-8");
@@ -405,6 +404,45 @@ START_TEST(reconnect)
 }
 END_TEST
 
+static void script_lost_jobs(void)
+{
+	server_greet();
+	expect(WIRE_WORKER_REGISTER);
+	put_register_ack();
+	leave();
+	expect(WIRE_PING);
+	put_push(1, "work");
+	leave();
+	server_drop();
+	server_greet();
+	expect(WIRE_WORKER_REGISTER);
+	put_register_ack();
+	put_push(2, "reply");
+	leave();
+	expect_push_reply(2, 0, SPAN_LITERAL("r\0r"));
+	expect(WIRE_WORKER_REGISTER);
+	put_register_ack();
+	leave();
+	server_expect_end();
+}
+
+/* A job whose answer nobody can take any more is not begun. */
+START_TEST(lost_jobs)
+{
+	struct liminal_worker_options options = LIMINAL_WORKER_OPTIONS_INIT;
+	struct worker_test test = {.client = open_client(script_lost_jobs, 0), .leave_after = 1};
+
+	options.queue = "jobs";
+	succeeds(liminal_register(test.client, &options));
+	fails_with(liminal_ping(test.client, LIMINAL_FOREVER, NULL), LIMINAL_LOST, 0, "");
+	succeeds(liminal_reconnect(test.client, LIMINAL_FOREVER));
+	succeeds(liminal_serve(test.client, handle_and_leave, &test));
+	ck_assert_int_eq(test.served, 1);
+	pthread_join(test.leaver, NULL);
+	end(&test.client);
+}
+END_TEST
+
 static void script_reconnect_refused(void)
 {
 	server_greet();
@@ -491,6 +529,7 @@ int main(void)
 	tcase_add_test(played, stop);
 	tcase_add_test(played, take_over);
 	tcase_add_test(played, reconnect);
+	tcase_add_test(played, lost_jobs);
 	tcase_add_test(played, reconnect_refused);
 	tcase_add_test(played, no_signal);
 	tcase_add_test(played, nothing);

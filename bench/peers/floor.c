@@ -1,0 +1,85 @@
+/*
+ * The bare socket server of floor.c. Its frames have the size that liminald's Publish has, and
+ * carry nothing but a payload; it is told that size, and who the connection is, in the hello.
+ */
+#include "bench/bench.h"
+
+#include <string.h>
+
+#include "bench/floor.h"
+
+/* What a Publish of liminald has around its payload. */
+#define OVERHEAD 66
+
+static void floor_command(const struct server *server, const struct demand *demand, char *command,
+			  size_t size)
+{
+	(void)demand;
+	(void)snprintf(command, size, "floor %u", server->port);
+}
+
+static size_t frame_size(const struct client *client)
+{
+	return OVERHEAD + client->payload;
+}
+
+static bool floor_hello(struct client *client)
+{
+	static const uint8_t roles[] = {
+		[ROLE_PUBLISHER] = FLOOR_PUBLISHER,
+		[ROLE_SUBSCRIBER] = FLOOR_SUBSCRIBER,
+		[ROLE_REQUESTER] = FLOOR_REQUESTER,
+		[ROLE_WORKER] = FLOOR_WORKER,
+	};
+	struct floor_hello hello = {.role = roles[client->role],
+				    .index = client->index,
+				    .frame_size = (uint32_t)frame_size(client),
+				    .sender_at = OVERHEAD + 8};
+	uint8_t welcome;
+
+	return client_write(client, &hello, sizeof(hello)) && client_read(client, &welcome, 1);
+}
+
+static void floor_describe(const struct client *client, struct unit *unit)
+{
+	*unit = (struct unit){.count = 1,
+			      .frame_size = frame_size(client),
+			      .size = frame_size(client),
+			      .payload_at = OVERHEAD};
+}
+
+static void floor_write(const struct client *client, unsigned channel, uint8_t *bytes)
+{
+	(void)channel;
+	memset(bytes, 0, frame_size(client));
+}
+
+static size_t floor_parse(struct client *client, const uint8_t *bytes, size_t size)
+{
+	size_t frame = client->role == ROLE_PUBLISHER ? FLOOR_ANSWER_SIZE : frame_size(client);
+	size_t offset;
+
+	if (client->role == ROLE_PUBLISHER) {
+		client_acknowledged(client, size / frame);
+		return size - size % frame;
+	}
+	for (offset = 0; size - offset >= frame; offset += frame) {
+		if (client->role == ROLE_WORKER)
+			memcpy(client_add(client, frame), bytes + offset, frame);
+		else
+			client_received(client, bytes + offset + OVERHEAD);
+	}
+	return offset;
+}
+
+const struct peer peer_floor = {
+	.name = "floor",
+	.program = "floor",
+	.command = floor_command,
+	.hello = floor_hello,
+	.describe = floor_describe,
+	.write = floor_write,
+	.parse = floor_parse,
+	.fan_is_silent = true,
+	.cannot_stall = true,
+};

@@ -1,0 +1,218 @@
+#include "bench/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct numbers *report_at(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return &report->numbers[(load * report->peer_count + peer) * report->repetitions +
+				repetition];
+}
+
+/* --- values of one run --------------------------------------------------------------------- */
+
+static double value_rate(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->rate;
+}
+
+static double value_cpu(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->cpu_us;
+}
+
+static double value_share(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->cpu_share;
+}
+
+static double value_memory(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->connection_bytes;
+}
+
+static double value_slowest(const struct report *report, size_t load, size_t peer,
+			    size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->slowest_ms;
+}
+
+/* Compared with the first peer in the same round; NAN when that run does not count. */
+static double value_rate_ratio(const struct report *report, size_t load, size_t peer,
+			       size_t repetition)
+{
+	const struct numbers *first = report_at(report, load, 0, repetition);
+
+	return first->valid ? value_rate(report, load, peer, repetition) / first->rate : NAN;
+}
+
+static double value_cpu_ratio(const struct report *report, size_t load, size_t peer,
+			      size_t repetition)
+{
+	const struct numbers *first = report_at(report, load, 0, repetition);
+
+	return first->valid ? value_cpu(report, load, peer, repetition) / first->cpu_us : NAN;
+}
+
+/* --- medians ------------------------------------------------------------------------------- */
+
+static int compare_doubles(const void *a, const void *b)
+{
+	double difference = *(const double *)a - *(const double *)b;
+
+	return (difference > 0) - (difference < 0);
+}
+
+double report_median(const struct report *report, size_t load, size_t peer, report_value *value)
+{
+	double *values = calloc(report->repetitions, sizeof(*values)), median = NAN;
+	size_t count = 0;
+
+	if (values == NULL)
+		abort();
+	for (size_t i = 0; i < report->repetitions; i++) {
+		if (!report_at(report, load, peer, i)->valid)
+			continue;
+		values[count] = value(report, load, peer, i);
+		count += !isnan(values[count]);
+	}
+	qsort(values, count, sizeof(*values), compare_doubles);
+	if (count > 0)
+		median = (values[(count - 1) / 2] + values[count / 2]) / 2;
+	free(values);
+	return median;
+}
+
+/* --- the table ----------------------------------------------------------------------------- */
+
+#define CELL 20
+
+static void print_cell(FILE *file, const char *text)
+{
+	(void)fprintf(file, " %-*s|", CELL, text);
+}
+
+/* The first peer's own numbers. */
+static void print_first(const struct report *report, size_t load, FILE *file)
+{
+	char text[64];
+
+	(void)snprintf(text, sizeof(text), "%.0f/s, %.3f us", report_median(report, load, 0, value_rate),
+		       report_median(report, load, 0, value_cpu));
+	print_cell(file, text);
+}
+
+static void print_ratio(const struct report *report, size_t load, size_t peer, FILE *file)
+{
+	double rate = report_median(report, load, peer, value_rate_ratio);
+	char text[64] = "-";
+
+	if (!isnan(rate))
+		(void)snprintf(text, sizeof(text), "%.2f (%.2f)", rate,
+			       report_median(report, load, peer, value_cpu_ratio));
+	print_cell(file, text);
+}
+
+static void print_idle(const struct report *report, size_t load, size_t peer, FILE *file)
+{
+	double share = report_median(report, load, peer, value_share);
+	char text[64] = "-";
+
+	if (!isnan(share))
+		(void)snprintf(text, sizeof(text), "%.2f %%, %.1f kB", share * 100,
+			       report_median(report, load, peer, value_memory) / 1024);
+	print_cell(file, text);
+}
+
+/* The load that is the same but for the subscriber that stalls. */
+static const struct load *unstalled(const struct report *report, const struct load *load,
+				    size_t *index)
+{
+	for (*index = 0; *index < report->load_count; (*index)++) {
+		const struct load *other = &report->loads[*index];
+
+		if (other->stalled == 0 && other->publishers == load->publishers &&
+		    other->subscribers == load->subscribers + load->stalled)
+			return other;
+	}
+	return NULL;
+}
+
+static void print_stall(const struct report *report, size_t load, size_t peer, FILE *file)
+{
+	double rate = report_median(report, load, peer, value_rate), before = NAN;
+	double slowest = report_median(report, load, peer, value_slowest);
+	char text[64] = "-";
+	size_t other;
+
+	if (unstalled(report, &report->loads[load], &other) != NULL)
+		before = report_median(report, other, peer, value_rate);
+	if (!isnan(rate) && !isnan(before))
+		(void)snprintf(text, sizeof(text), "%.2f, %.1f ms", rate / before, slowest);
+	else if (!isnan(rate))
+		(void)snprintf(text, sizeof(text), "%.0f/s, %.1f ms", rate, slowest);
+	print_cell(file, text);
+}
+
+static void print_row(const struct report *report, size_t load, FILE *file)
+{
+	const struct load *row = &report->loads[load];
+
+	(void)fprintf(file, "| %-11s|", row->name);
+	for (size_t peer = 0; peer < report->peer_count; peer++) {
+		if (row->idle)
+			print_idle(report, load, peer, file);
+		else if (row->stalled > 0)
+			print_stall(report, load, peer, file);
+		else if (peer == 0)
+			print_first(report, load, file);
+		else
+			print_ratio(report, load, peer, file);
+	}
+	(void)fprintf(file, "\n");
+}
+
+void report_print(const struct report *report, FILE *file)
+{
+	(void)fprintf(file, "| %-11s|", "case");
+	for (size_t peer = 0; peer < report->peer_count; peer++) {
+		char name[64];
+
+		(void)snprintf(name, sizeof(name), "%s%s", report->peers[peer]->name,
+			       peer > 0 && report->peers[peer] == report->peers[0] ? " again" : "");
+		print_cell(file, name);
+	}
+	(void)fprintf(file, "\n|%.*s|", 12, "----------------------------");
+	for (size_t peer = 0; peer < report->peer_count; peer++)
+		(void)fprintf(file, "%.*s|", CELL + 1, "----------------------------");
+	(void)fprintf(file, "\n");
+	for (size_t load = 0; load < report->load_count; load++)
+		print_row(report, load, file);
+}
+
+void report_print_values(const struct report *report, FILE *file)
+{
+	(void)fprintf(file, "case\tpeer\trate\trate_of_floor\tcpu_us\tcpu_of_floor\tcpu_share\t"
+			    "slowest_ms\tconnection_bytes\truns\n");
+	for (size_t load = 0; load < report->load_count; load++) {
+		for (size_t peer = 0; peer < report->peer_count; peer++) {
+			size_t valid = 0;
+
+			for (size_t i = 0; i < report->repetitions; i++)
+				valid += report_at(report, load, peer, i)->valid;
+			(void)fprintf(file,
+				      "%s\t%s%s\t%.0f\t%.3f\t%.4f\t%.3f\t%.5f\t%.2f\t%.0f\t%zu\n",
+				      report->loads[load].name, report->peers[peer]->name,
+				      peer > 0 && report->peers[peer] == report->peers[0] ? " again"
+											  : "",
+				      report_median(report, load, peer, value_rate),
+				      report_median(report, load, peer, value_rate_ratio),
+				      report_median(report, load, peer, value_cpu),
+				      report_median(report, load, peer, value_cpu_ratio),
+				      report_median(report, load, peer, value_share),
+				      report_median(report, load, peer, value_slowest),
+				      report_median(report, load, peer, value_memory), valid);
+		}
+	}
+}

@@ -1,0 +1,37 @@
+# fish completion for liminal(1), made by "liminal --completions fish"
+complete -c liminal -n '__fish_use_subcommand' -s s -l server -r -d 'HOST:PORT or the path of a socket (LIMINAL_SERVER)'
+complete -c liminal -n '__fish_use_subcommand' -s T -l token-file -r -d 'the token is FILE's content (or LIMINAL_TOKEN)'
+complete -c liminal -n '__fish_use_subcommand' -l json -d 'output for programs, one object a line'
+complete -c liminal -n '__fish_use_subcommand' -s V -l version -d 'print the version'
+complete -c liminal -n '__fish_use_subcommand' -s h -l help -d 'print this'
+complete -c liminal -f -n __fish_use_subcommand -a pub -d 'publish PAYLOAD, or standard input, to a channel'
+complete -c liminal -n '__fish_seen_subcommand_from pub' -s k -l key -r -d 'idempotency key: a repeat is not delivered again'
+complete -c liminal -n '__fish_seen_subcommand_from pub' -s l -l lines -d 'each line of standard input is a message'
+complete -c liminal -f -n __fish_use_subcommand -a sub -d 'print the messages of channels'
+complete -c liminal -n '__fish_seen_subcommand_from sub' -s c -l count -r -d 'leave after N messages'
+complete -c liminal -n '__fish_seen_subcommand_from sub' -s w -l wait -r -d 'the longest wait for each message; then status 4'
+complete -c liminal -n '__fish_seen_subcommand_from sub' -s 0 -l null -d 'end each message with a NUL instead of a newline'
+complete -c liminal -n '__fish_seen_subcommand_from sub' -s f -l format -r -d '%c channel, %p payload, %i id, %n number, %m missed'
+complete -c liminal -n '__fish_seen_subcommand_from sub' -s r -l reconnect -d 'connect again when the connection is lost'
+complete -c liminal -f -n __fish_use_subcommand -a request -d 'send PAYLOAD, or standard input, to a worker and print the reply'
+complete -c liminal -n '__fish_seen_subcommand_from request' -s w -l wait -r -d 'the longest wait for the reply; then status 4'
+complete -c liminal -f -n __fish_use_subcommand -a worker -d 'run a command for each request: standard input in, standard output out'
+complete -c liminal -n '__fish_seen_subcommand_from worker' -s n -l namespace -r -d 'serve this namespace only'
+complete -c liminal -n '__fish_seen_subcommand_from worker' -s a -l activity -r -d 'serve this activity only'
+complete -c liminal -n '__fish_seen_subcommand_from worker' -s j -l jobs -r -d 'how many commands may run at once (1)'
+complete -c liminal -n '__fish_seen_subcommand_from worker' -s i -l identity -r -d 'the worker's name (liminal@HOST:PID)'
+complete -c liminal -f -n __fish_use_subcommand -a ping -d 'measure round trips to the server'
+complete -c liminal -n '__fish_seen_subcommand_from ping' -s c -l count -r -d 'leave after N pings'
+complete -c liminal -n '__fish_seen_subcommand_from ping' -s i -l interval -r -d 'time between two pings (1)'
+complete -c liminal -n '__fish_seen_subcommand_from ping' -s w -l wait -r -d 'the longest wait for each answer; then status 4'
+complete -c liminal -f -n __fish_use_subcommand -a ctl -d 'ask or tell the server: ping, stats, connections, channels, workers, close ID, drain'
+complete -c liminal -n '__fish_seen_subcommand_from ctl' -s w -l wait -r -d 'the longest wait for the answer; then status 4'
+complete -c liminal -f -n __fish_use_subcommand -a top -d 'watch connections, channels and queues'
+complete -c liminal -n '__fish_seen_subcommand_from top' -s d -l delay -r -d 'time between two looks (1)'
+complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a ping
+complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a stats
+complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a connections
+complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a channels
+complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a workers
+complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a close
+complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a drain
