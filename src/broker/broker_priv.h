@@ -121,11 +121,12 @@ struct registration {
 	struct list in_queue;
 	struct list in_broker;
 	struct worker_queue *queue;
-	struct broker_names namespaces, activities; /* bytes are in `storage` */
+	struct broker_names namespaces, activities; /* as they were given; bytes are in `storage` */
+	const uint64_t *namespace_hashes, *activity_hashes; /* sorted */
 	struct span identity;
 	bool has_node;
 	struct span node;
-	uint8_t storage[];
+	uint64_t storage[]; /* hashes, then bytes */
 };
 
 /* EXCHANGE. Exists while it has workers or somebody waits for one. */

@@ -80,25 +80,60 @@ static struct span storage_copy(uint8_t **storage, struct span bytes)
 	return copy;
 }
 
+static int hash_compare(const void *left, const void *right)
+{
+	uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+
+	return a < b ? -1 : a > b;
+}
+
+/*
+ * The sorted hashes of NAMES, at *STORAGE. Choosing a worker looks names up under the broker's lock
+ * for each message, so it must not walk the thousands that a registration may have.
+ */
+static const uint64_t *names_hash(struct broker_names names, uint64_t **storage)
+{
+	uint64_t *hashes = *storage;
+	size_t offset = 0;
+
+	for (uint32_t i = 0; i < names.count; i++) {
+		const uint8_t *item = names.bytes.data + offset;
+		size_t length = (size_t)item[0] << 24 | (size_t)item[1] << 16 |
+				(size_t)item[2] << 8 | item[3];
+
+		hashes[i] = hash_bytes(item + 4, length);
+		offset += 4 + length;
+	}
+	*storage += names.count;
+	if (names.count > 1)
+		qsort(hashes, names.count, sizeof(*hashes), hash_compare);
+	return hashes;
+}
+
 static struct registration *registration_new(const struct broker_registration *wanted)
 {
-	struct registration *registration;
+	size_t hashes = (size_t)wanted->namespaces.count + wanted->activities.count;
+	size_t bytes = wanted->namespaces.bytes.length + wanted->activities.bytes.length +
+		       wanted->identity.length + wanted->node.length;
+	struct registration *registration =
+		calloc(1, sizeof(*registration) + hashes * sizeof(uint64_t) + bytes);
+	uint64_t *hash_storage;
 	uint8_t *storage;
 
-	registration = calloc(1, sizeof(*registration) + wanted->namespaces.bytes.length +
-					 wanted->activities.bytes.length + wanted->identity.length +
-					 wanted->node.length);
 	if (registration == NULL)
 		return NULL;
-	storage = registration->storage;
+	hash_storage = registration->storage;
+	storage = (uint8_t *)(registration->storage + hashes);
 	registration->references = 1;
 	registration->state = wanted->leaving ? REGISTRATION_LEAVING : REGISTRATION_ACTIVE;
 	list_init(&registration->in_queue);
 	list_init(&registration->in_broker);
 	registration->namespaces.count = wanted->namespaces.count;
 	registration->namespaces.bytes = storage_copy(&storage, wanted->namespaces.bytes);
+	registration->namespace_hashes = names_hash(registration->namespaces, &hash_storage);
 	registration->activities.count = wanted->activities.count;
 	registration->activities.bytes = storage_copy(&storage, wanted->activities.bytes);
+	registration->activity_hashes = names_hash(registration->activities, &hash_storage);
 	registration->identity = storage_copy(&storage, wanted->identity);
 	registration->has_node = wanted->has_node;
 	registration->node = storage_copy(&storage, wanted->node);
@@ -133,18 +168,18 @@ static bool queue_is_allowed_locked(const struct broker *broker, struct span que
 	return broker->worker_queue_count == 0;
 }
 
-static const char *worker_register_locked(struct client *client,
-					  const struct broker_registration *wanted,
-					  struct flush_set *set)
+/* Takes REGISTRATION over; NULL on success. */
+static const char *worker_register_locked(struct client *client, struct registration *registration,
+					  struct span queue_name, struct flush_set *set)
 {
 	struct broker *broker = client->broker;
-	struct registration *registration;
 	struct worker_queue *queue;
 
-	if (!queue_is_allowed_locked(broker, wanted->queue))
+	if (!queue_is_allowed_locked(broker, queue_name)) {
+		free(registration);
 		return "this task queue is not one of worker_queues in the server's configuration";
-	registration = registration_new(wanted);
-	queue = registration == NULL ? NULL : worker_queue_get_locked(broker, wanted->queue);
+	}
+	queue = registration == NULL ? NULL : worker_queue_get_locked(broker, queue_name);
 	if (queue == NULL) {
 		free(registration);
 		return "the server is out of memory for this registration";
@@ -161,7 +196,7 @@ static const char *worker_register_locked(struct client *client,
 	client->sink->ops->registered(client->sink, set);
 	client->settled_ns = clock_after_ms(clock_mono_ns(), broker->worker_settle_ms);
 	target_withdraw_locked(client, false, set);
-	if (!wanted->leaving)
+	if (registration->state == REGISTRATION_ACTIVE)
 		queue_wake_locked(broker, queue, set);
 	return NULL;
 }
@@ -169,10 +204,11 @@ static const char *worker_register_locked(struct client *client,
 const char *broker_worker_register(struct client *client, const struct broker_registration *wanted,
 				   struct flush_set *set)
 {
+	struct registration *registration = registration_new(wanted);
 	const char *rejected;
 
 	mutex_lock(&client->broker->lock);
-	rejected = worker_register_locked(client, wanted, set);
+	rejected = worker_register_locked(client, registration, wanted->queue, set);
 	mutex_unlock(&client->broker->lock);
 	metric_add(rejected != NULL  ? METRIC_REGISTRATIONS_REJECTED
 		   : wanted->leaving ? METRIC_REGISTRATIONS_LEAVING
@@ -193,23 +229,16 @@ void broker_client_end_worker(struct client *client, struct flush_set *set)
 
 /* --- choosing ------------------------------------------------------------------------------ */
 
-/* An empty list contains every name, and every list the name that was not given. */
-static bool names_contain(struct broker_names names, struct span name)
+/* An empty list contains every name, and every list the name that was not given. Two names with
+ * one keyed hash of 64 bits are not to be expected. */
+static bool names_contain(const uint64_t *hashes, uint32_t count, struct span name)
 {
-	size_t offset = 0;
+	uint64_t hash;
 
-	if (names.count == 0 || name.length == 0)
+	if (count == 0 || name.length == 0)
 		return true;
-	for (uint32_t i = 0; i < names.count; i++) {
-		const uint8_t *item = names.bytes.data + offset;
-		size_t length = (size_t)item[0] << 24 | (size_t)item[1] << 16 |
-				(size_t)item[2] << 8 | item[3];
-
-		if (span_equal(name, (struct span){item + 4, length}))
-			return true;
-		offset += 4 + length;
-	}
-	return false;
+	hash = hash_bytes(name.data, name.length);
+	return bsearch(&hash, hashes, count, sizeof(*hashes), hash_compare) != NULL;
 }
 
 static bool registration_may_serve(const struct registration *registration,
@@ -222,8 +251,10 @@ static bool registration_may_serve(const struct registration *registration,
 		return false;
 	if (conversation->kind == SUBJECT_WORKER)
 		return span_equal(registration->identity, conversation->rest);
-	return names_contain(registration->namespaces, conversation->name_space) &&
-	       names_contain(registration->activities, conversation->activity);
+	return names_contain(registration->namespace_hashes, registration->namespaces.count,
+			     conversation->name_space) &&
+	       names_contain(registration->activity_hashes, registration->activities.count,
+			     conversation->activity);
 }
 
 /* Connections that subscribe last, since they may not read pushes; then the idlest, then the one

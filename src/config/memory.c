@@ -13,7 +13,7 @@
 #define MEMORY_ENTRY 256
 #define MEMORY_NAME 1024 /* the longest subject, idempotency key and error text */
 #define MEMORY_READ_BUFFER (UINT64_C(256) << 10)
-#define MEMORY_REGISTRATION (UINT64_C(64) << 10)
+#define MEMORY_REGISTRATION (UINT64_C(192) << 10) /* names, and a hash of each */
 
 static uint64_t memory_add(uint64_t a, uint64_t b)
 {

@@ -331,14 +331,24 @@ static void handle_conversation_open(struct session *session, const struct wire_
 				 frame->u.conversation_open.subject, &session->set);
 }
 
+/*
+ * BUF, where it may stand for PAYLOAD: what is kept by reference is charged as the payload, so the
+ * buffer must not hold much besides (a causal context may have any size).
+ */
+static struct buf *buf_of_payload(struct buf *buf, struct span payload)
+{
+	return buf != NULL && buf->length - payload.length <= READ_FIRST ? buf : NULL;
+}
+
 static void handle_conversation_message(struct session *session, const struct wire_frame *frame,
 					struct buf *buf)
 {
+	struct span payload = frame->u.conversation_message.envelope.payload;
+
 	broker_conversation_message(session->conn->client, frame->header.stream,
 				    frame->u.conversation_message.conversation,
-				    (frame->header.flags & WIRE_MESSAGE_REPLY) != 0,
-				    frame->u.conversation_message.envelope.payload, buf,
-				    session->read_ns, &session->set);
+				    (frame->header.flags & WIRE_MESSAGE_REPLY) != 0, payload,
+				    buf_of_payload(buf, payload), session->read_ns, &session->set);
 }
 
 static void handle_conversation_close(struct session *session, const struct wire_frame *frame,
@@ -403,8 +413,10 @@ static void handle_push_reply(struct session *session, const struct wire_frame *
 					       "JSON object of code and words");
 		}
 	}
+	/* Words of a refusal are not in the buffer. */
 	broker_push_reply(session->conn->client, frame->u.push.correlation, verdict, refusal,
-			  payload, buf, session->read_ns, &session->set);
+			  payload, verdict == BROKER_PUSH_REPLY ? buf : NULL, session->read_ns,
+			  &session->set);
 }
 
 /* --- the table ----------------------------------------------------------------------------- */

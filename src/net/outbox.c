@@ -279,18 +279,22 @@ bool outbox_is_half_full(const struct conn *conn, size_t places)
 	return outbox_has_reached(conn, places, 2);
 }
 
-void outbox_wait_room(struct conn *conn)
+bool outbox_wait_room(struct conn *conn, int64_t until_ns)
 {
 	struct outbox *outbox = &conn->outbox;
+	bool in_time = true;
 
+	if (!outbox_is_full(conn, 0))
+		return true;
 	metric_add(METRIC_OUTBOX_WAITS, 1);
 	mutex_lock(&outbox->lock);
 	outbox->waited = true;
-	while (outbox_is_full(conn, 0) &&
+	while (in_time && outbox_is_full(conn, 0) &&
 	       atomic_load_explicit(&conn->close_reason, memory_order_relaxed) == CLOSE_NONE)
-		cond_wait(&outbox->changed, &outbox->lock);
+		in_time = cond_wait_until(&outbox->changed, &outbox->lock, until_ns);
 	outbox->waited = false;
 	mutex_unlock(&outbox->lock);
+	return in_time;
 }
 
 /* --- writing ------------------------------------------------------------------------------- */

@@ -85,8 +85,9 @@ bool outbox_is_full(const struct conn *conn, size_t places);
 /* Half as much: time to write some of it. */
 bool outbox_is_half_full(const struct conn *conn, size_t places);
 
-/* Waits until it is not full, it is dead, or the connection is to be closed. */
-void outbox_wait_room(struct conn *conn);
+/* Waits until it is not full, it is dead, or the connection is to be closed; false when UNTIL_NS,
+ * monotonic, came first. */
+bool outbox_wait_room(struct conn *conn, int64_t until_ns);
 
 /* Writes what is queued, without blocking. No lock is held. SET, if any, is the one that the
  * connection is taken from by this. */

@@ -151,6 +151,9 @@ static enum read_result session_wait(struct session *session)
 		int64_t left_ms = left_ns <= 0 ? 0 : left_ns / NS_PER_MS + 1;
 		int ready;
 
+		/* Whoever has not said hello in time is late, whatever else it sends. */
+		if (!session->said_hello && left_ns <= 0)
+			return READ_LATE;
 		if (session->timed && left_ms > QUIET_MS)
 			left_ms = QUIET_MS; /* a busy connection's buffer is given back here */
 		ready = poll(&wait, 1, left_ms > INT_MAX ? INT_MAX : (int)left_ms);
@@ -400,9 +403,10 @@ static bool session_has_room(struct session *session)
 	/* What is queued may have room made for it by the socket, in time for the next frame. */
 	session_end_run(session);
 	session_flush(session);
-	while (outbox_is_full(conn, 0) &&
-	       atomic_load_explicit(&conn->close_reason, memory_order_relaxed) == CLOSE_NONE)
-		outbox_wait_room(conn);
+	if (!outbox_wait_room(conn, session->said_hello ? DEADLINE_NEVER : session->hello_ns)) {
+		session->end = CLOSE_HANDSHAKE_TIMEOUT;
+		return false;
+	}
 	return atomic_load_explicit(&conn->close_reason, memory_order_relaxed) == CLOSE_NONE;
 }
 
