@@ -57,7 +57,6 @@ int64_t server_resident_bytes(const struct server *server);
 /* The program is in PATH. */
 bool server_installed(const struct peer *peer);
 
-
 /* Keeps this process, and what it starts, on one core; or lets go again. */
 void bench_pin(bool one_core);
 

@@ -269,8 +269,9 @@ void client_receive(struct client *client, struct input *input, bool wait)
 	if (got < 0 && (errno == EINTR || (!wait && (errno == EAGAIN || errno == EWOULDBLOCK))))
 		return;
 	if (got <= 0) {
-		client_fail(client, got == 0 ? "the server closed the connection"
-					     : "nothing came for too long, or the connection failed");
+		client_fail(client,
+			    got == 0 ? "the server closed the connection"
+				     : "nothing came for too long, or the connection failed");
 		return;
 	}
 	if (client->rest_size > 0)

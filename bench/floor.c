@@ -78,8 +78,7 @@ static bool relay_replies(const struct floor_hello *hello, const uint8_t *bytes,
 		uint32_t sender;
 
 		memcpy(&sender, bytes + offset + hello->sender_at, sizeof(sender));
-		if (!write_all(requesters[sender % CLIENTS_MAX], bytes + offset,
-			       hello->frame_size))
+		if (!write_all(requesters[sender % CLIENTS_MAX], bytes + offset, hello->frame_size))
 			return false;
 	}
 	return true;
@@ -151,8 +150,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	address.sin_port = htons((uint16_t)atoi(argv[1]));
-	if (listener < 0 ||
-	    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+	if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
 	    bind(listener, (struct sockaddr *)&address, sizeof(address)) != 0 ||
 	    listen(listener, 1024) != 0) {
 		perror("floor");

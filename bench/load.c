@@ -116,8 +116,8 @@ static void run_round(const struct report *report, size_t load, size_t repetitio
 		if (!is_meaningful(&report->loads[load], report->peers[peer]))
 			continue;
 		if (isatty(STDERR_FILENO))
-			(void)fprintf(stderr, "\r%s, round %zu of %zu: %-20s", report->loads[load].name,
-				      repetition + 1, report->repetitions,
+			(void)fprintf(stderr, "\r%s, round %zu of %zu: %-20s",
+				      report->loads[load].name, repetition + 1, report->repetitions,
 				      report->peers[peer]->name);
 		*report_at(report, load, peer, repetition) =
 			run(&report->loads[load], report->peers[peer], pace);

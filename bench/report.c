@@ -98,7 +98,8 @@ static void print_first(const struct report *report, size_t load, FILE *file)
 {
 	char text[64];
 
-	(void)snprintf(text, sizeof(text), "%.0f/s, %.3f us", report_median(report, load, 0, value_rate),
+	(void)snprintf(text, sizeof(text), "%.0f/s, %.3f us",
+		       report_median(report, load, 0, value_rate),
 		       report_median(report, load, 0, value_cpu));
 	print_cell(file, text);
 }
@@ -201,18 +202,17 @@ void report_print_values(const struct report *report, FILE *file)
 
 			for (size_t i = 0; i < report->repetitions; i++)
 				valid += report_at(report, load, peer, i)->valid;
-			(void)fprintf(file,
-				      "%s\t%s%s\t%.0f\t%.3f\t%.4f\t%.3f\t%.5f\t%.2f\t%.0f\t%zu\n",
-				      report->loads[load].name, report->peers[peer]->name,
-				      peer > 0 && report->peers[peer] == report->peers[0] ? " again"
-											  : "",
-				      report_median(report, load, peer, value_rate),
-				      report_median(report, load, peer, value_rate_ratio),
-				      report_median(report, load, peer, value_cpu),
-				      report_median(report, load, peer, value_cpu_ratio),
-				      report_median(report, load, peer, value_share),
-				      report_median(report, load, peer, value_slowest),
-				      report_median(report, load, peer, value_memory), valid);
+			(void)fprintf(
+				file, "%s\t%s%s\t%.0f\t%.3f\t%.4f\t%.3f\t%.5f\t%.2f\t%.0f\t%zu\n",
+				report->loads[load].name, report->peers[peer]->name,
+				peer > 0 && report->peers[peer] == report->peers[0] ? " again" : "",
+				report_median(report, load, peer, value_rate),
+				report_median(report, load, peer, value_rate_ratio),
+				report_median(report, load, peer, value_cpu),
+				report_median(report, load, peer, value_cpu_ratio),
+				report_median(report, load, peer, value_share),
+				report_median(report, load, peer, value_slowest),
+				report_median(report, load, peer, value_memory), valid);
 		}
 	}
 }

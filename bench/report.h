@@ -15,8 +15,7 @@ struct report {
 	struct numbers *numbers; /* by load, peer and repetition */
 };
 
-struct numbers *report_at(const struct report *report, size_t load, size_t peer,
-			  size_t repetition);
+struct numbers *report_at(const struct report *report, size_t load, size_t peer, size_t repetition);
 
 /* The median of what VALUE makes of the runs that count; NAN when there is none. */
 typedef double report_value(const struct report *report, size_t load, size_t peer,

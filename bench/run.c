@@ -74,8 +74,8 @@ static uint64_t crew_send(struct crew *crew, bool stop)
 		if (stop || client->out_left > 0 || ahead > client->window / 2 ||
 		    client->sent >= MESSAGES_MAX)
 			continue;
-		client_send(client, (client->window - ahead) / client->unit.count *
-					    client->unit.count);
+		client_send(client,
+			    (client->window - ahead) / client->unit.count * client->unit.count);
 	}
 	return progress;
 }
@@ -91,7 +91,8 @@ static bool crew_is_done(const struct crew *crew)
 			continue;
 		if (client->sent > crew_done(crew, client))
 			return false;
-		if (client->role == ROLE_PUBLISHER && !silent && client->acknowledged < client->sent)
+		if (client->role == ROLE_PUBLISHER && !silent &&
+		    client->acknowledged < client->sent)
 			return false;
 	}
 	return true;
@@ -210,8 +211,8 @@ static bool scene_add(struct scene *scene, enum role role, uint32_t index, uint3
 	return client_open(client, scene->server.port);
 }
 
-static bool scene_add_several(struct scene *scene, enum role role, unsigned count,
-			      uint32_t channel, uint64_t window)
+static bool scene_add_several(struct scene *scene, enum role role, unsigned count, uint32_t channel,
+			      uint64_t window)
 {
 	for (unsigned i = 0; i < count; i++)
 		if (!scene_add(scene, role, i, channel, window))
@@ -315,8 +316,8 @@ static struct sample scene_sample(const struct scene *scene)
 	struct sample sample = {.progress = 0};
 
 	for (size_t i = 0; i < scene->load->threads; i++)
-		sample.progress += atomic_load_explicit(&scene->crews[i].progress,
-							memory_order_relaxed);
+		sample.progress +=
+			atomic_load_explicit(&scene->crews[i].progress, memory_order_relaxed);
 	sample.cpu_ns = server_cpu_ns(&scene->server);
 	sample.now_ns = bench_now_ns();
 	return sample;

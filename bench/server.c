@@ -139,7 +139,8 @@ static bool server_wait_ready(struct server *server)
 	int64_t until_ns = bench_now_ns() + PATIENCE_S * NS_PER_S;
 
 	while (!server_accepts(server)) {
-		if (waitpid(server->pid, NULL, WNOHANG) == server->pid || bench_now_ns() > until_ns) {
+		if (waitpid(server->pid, NULL, WNOHANG) == server->pid ||
+		    bench_now_ns() > until_ns) {
 			(void)fprintf(stderr, "bench: %s does not start\n", server->peer->name);
 			server_show_output(server);
 			return false;

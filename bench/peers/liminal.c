@@ -12,8 +12,8 @@
 #define STREAM 1
 #define CONVERSATION 1
 
-static void liminal_command(const struct server *server, const struct demand *demand,
-			    char *command, size_t size)
+static void liminal_command(const struct server *server, const struct demand *demand, char *command,
+			    size_t size)
 {
 	(void)server;
 	(void)demand;
@@ -93,15 +93,15 @@ static bool liminal_hello(struct client *client)
 	case ROLE_SUBSCRIBER:
 		return subscribe(client);
 	case ROLE_REQUESTER:
-		return say(client, &(struct wire_frame){
-					   .header = {.type = WIRE_CONVERSATION_OPEN,
-						      .stream = STREAM},
-					   .u.conversation_open = {.conversation = CONVERSATION,
-								   .subject = queue_of(client)}});
-	case ROLE_WORKER:
 		return say(client,
-			   &(struct wire_frame){.header = {.type = WIRE_WORKER_REGISTER},
-						.u.worker_register = {.queue = queue_of(client)}}) &&
+			   &(struct wire_frame){
+				   .header = {.type = WIRE_CONVERSATION_OPEN, .stream = STREAM},
+				   .u.conversation_open = {.conversation = CONVERSATION,
+							   .subject = queue_of(client)}});
+	case ROLE_WORKER:
+		return say(client, &(struct wire_frame){.header = {.type = WIRE_WORKER_REGISTER},
+							.u.worker_register = {.queue = queue_of(
+										      client)}}) &&
 		       hear(client, WIRE_WORKER_REGISTER_ACK);
 	}
 	return false;

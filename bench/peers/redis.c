@@ -1,7 +1,7 @@
 /*
  * redis: PUBLISH and SUBSCRIBE in RESP3, where a subscribed connection may publish too. Each
- * PUBLISH is answered by a number. A request is a message to the worker's channel, and its reply one
- * to the requester's, whose number the payload carries.
+ * PUBLISH is answered by a number. A request is a message to the worker's channel, and its reply
+ * one to the requester's, whose number the payload carries.
  */
 #include "bench/bench.h"
 

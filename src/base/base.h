@@ -23,7 +23,8 @@
 	} while (0)
 
 /* Prints the condition and its place on standard error and aborts. */
-_Noreturn void assert_failed(const char *condition, const char *file, int line, const char *function);
+_Noreturn void assert_failed(const char *condition, const char *file, int line,
+			     const char *function);
 
 /* Every struct that arrives as a void pointer starts with `unsigned magic`. */
 #define ASSERT_MAGIC(object, number) ASSERT((object) != NULL && (object)->magic == (number))
@@ -31,7 +32,7 @@ _Noreturn void assert_failed(const char *condition, const char *file, int line, 
 #define ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 /* The struct that contains `member` at `pointer`. */
-#define CONTAINER_OF(pointer, type, member) ((type *)((char *)(pointer) - offsetof(type, member)))
+#define CONTAINER_OF(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
 #if defined(__GNUC__) || defined(__clang__)
 #define PRINTF_LIKE(format_index, first_argument)                                                  \

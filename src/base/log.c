@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
@@ -58,9 +59,31 @@ static struct {
 	uint64_t left_out; /* lines for which no line stands in the log yet */
 } log_state = {.descriptor = STDERR_FILENO};
 
+static int log_open_flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY;
+
+void log_refuse_links(void)
+{
+	log_open_flags |= O_NOFOLLOW;
+}
+
+int log_give(unsigned user, unsigned group)
+{
+	struct stat status;
+
+	if (log_state.path == NULL)
+		return 0;
+	if (fstat(log_state.descriptor, &status) < 0)
+		return errno;
+	if (!S_ISREG(status.st_mode))
+		return EINVAL;
+	if (status.st_nlink != 1)
+		return EMLINK;
+	return fchown(log_state.descriptor, (uid_t)user, (gid_t)group) == 0 ? 0 : errno;
+}
+
 static int log_open_file(const char *path, int *descriptor)
 {
-	*descriptor = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+	*descriptor = open(path, log_open_flags, 0640);
 	return *descriptor >= 0 ? 0 : errno;
 }
 

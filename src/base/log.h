@@ -49,6 +49,16 @@ struct log_field {
  */
 int log_open(const char *target, enum log_format format, enum log_level level);
 
+/*
+ * From now on a log file must not be a symbolic link: for a process with privileges, whose log's
+ * directory belongs to somebody who has none.
+ */
+void log_refuse_links(void);
+
+/* Gives the open log file, if there is one, to a user. 0 or an errno value: EMLINK when it has
+ * another name, EINVAL when it is no regular file. */
+int log_give(unsigned user, unsigned group);
+
 /* Opens a file target again under its name, as after rotation. 0 or an errno value. */
 int log_reopen(void);
 void log_set_level(enum log_level level);
@@ -66,8 +76,9 @@ void log_write_limited(enum log_level level, const char *event, const struct log
 /* Writes the line that counts what was left out, if anything was; main calls it before it exits. */
 void log_flush_left_out(void);
 
-#define LOG_FIELDS(...) ((const struct log_field[]){__VA_ARGS__}),                                 \
-	(sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))
+#define LOG_FIELDS(...)                                                                            \
+	((const struct log_field[]){__VA_ARGS__}),                                                 \
+		(sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))
 
 #define log_event(level, event, ...)                                                               \
 	do {                                                                                       \

@@ -72,6 +72,10 @@ bool utf8_valid(const uint8_t *bytes, size_t length)
 				continue;
 			}
 		}
+		if (bytes[offset] < 0x80) {
+			offset++;
+			continue;
+		}
 		size = utf8_first(bytes + offset, length - offset);
 		if (size == 0)
 			return false;

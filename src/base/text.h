@@ -25,7 +25,8 @@ struct text {
 	bool cut; /* something did not fit */
 };
 
-#define TEXT_INIT(array) ((struct text){.data = ((array)[0] = '\0', (array)), .size = sizeof(array)})
+#define TEXT_INIT(array)                                                                           \
+	((struct text){.data = ((array)[0] = '\0', (array)), .size = sizeof(array)})
 
 void text_add(struct text *text, const char *format, ...) PRINTF_LIKE(2, 3);
 void text_add_bytes(struct text *text, const char *bytes, size_t length);

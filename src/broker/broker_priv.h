@@ -126,7 +126,8 @@ struct registration {
 	struct span identity;
 	bool has_node;
 	struct span node;
-	uint64_t storage[]; /* hashes, then bytes */
+	uint64_t *storage; /* hashes, then bytes; NULL once it has ended: conversations that are
+			    * still bound to it keep little */
 };
 
 /* EXCHANGE. Exists while it has workers or somebody waits for one. */

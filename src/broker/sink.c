@@ -27,14 +27,15 @@ static bool flush_set_grow(struct flush_set *set)
 	return true;
 }
 
-void flush_set_add(struct flush_set *set, struct sink *sink)
+bool flush_set_add(struct flush_set *set, struct sink *sink)
 {
 	if (set->count == set->capacity && !flush_set_grow(set)) {
 		sink->ops->flush_later(sink);
-		return;
+		return false;
 	}
 	sink->ops->hold(sink);
 	set->sinks[set->count++] = sink;
+	return true;
 }
 
 void flush_set_run(struct flush_set *set)

@@ -119,7 +119,8 @@ struct flush_set {
 };
 
 void flush_set_init(struct flush_set *set);
-void flush_set_add(struct flush_set *set, struct sink *sink);
+/* False when the sink went to `flush_later`. */
+bool flush_set_add(struct flush_set *set, struct sink *sink);
 
 /* Flushes and lets go of each sink; the set is empty, and usable, afterwards. Holds no lock. */
 void flush_set_run(struct flush_set *set);

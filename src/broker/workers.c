@@ -66,8 +66,10 @@ void registration_unref_locked(struct registration **pointer)
 	struct registration *registration = *pointer;
 
 	*pointer = NULL;
-	if (registration != NULL && --registration->references == 0)
-		free(registration);
+	if (registration == NULL || --registration->references > 0)
+		return;
+	free(registration->storage);
+	free(registration);
 }
 
 static struct span storage_copy(uint8_t **storage, struct span bytes)
@@ -115,13 +117,17 @@ static struct registration *registration_new(const struct broker_registration *w
 	size_t hashes = (size_t)wanted->namespaces.count + wanted->activities.count;
 	size_t bytes = wanted->namespaces.bytes.length + wanted->activities.bytes.length +
 		       wanted->identity.length + wanted->node.length;
-	struct registration *registration =
-		calloc(1, sizeof(*registration) + hashes * sizeof(uint64_t) + bytes);
+	struct registration *registration = calloc(1, sizeof(*registration));
 	uint64_t *hash_storage;
 	uint8_t *storage;
 
 	if (registration == NULL)
 		return NULL;
+	registration->storage = malloc(hashes * sizeof(uint64_t) + bytes + 1);
+	if (registration->storage == NULL) {
+		free(registration);
+		return NULL;
+	}
 	hash_storage = registration->storage;
 	storage = (uint8_t *)(registration->storage + hashes);
 	registration->references = 1;
@@ -153,6 +159,8 @@ static void registration_end_locked(struct client *client, enum registration_sta
 	registration->state = state;
 	registration->client = NULL;
 	registration->queue = NULL;
+	free(registration->storage);
+	registration->storage = NULL;
 	list_remove(&registration->in_queue);
 	list_remove(&registration->in_broker);
 	worker_queue_put_locked(client->broker, queue);
@@ -176,12 +184,12 @@ static const char *worker_register_locked(struct client *client, struct registra
 	struct worker_queue *queue;
 
 	if (!queue_is_allowed_locked(broker, queue_name)) {
-		free(registration);
+		registration_unref_locked(&registration);
 		return "this task queue is not one of worker_queues in the server's configuration";
 	}
 	queue = registration == NULL ? NULL : worker_queue_get_locked(broker, queue_name);
 	if (queue == NULL) {
-		free(registration);
+		registration_unref_locked(&registration);
 		return "the server is out of memory for this registration";
 	}
 	/* Listed before the old one ends, so that the queue stays when it is the same. */

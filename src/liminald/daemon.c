@@ -1,6 +1,6 @@
 /*
  * Start: look up what may be missing, bind sockets, open the log and the pid file, drop
- * privileges, and only then start threads. Stop: drain, stop the net, then what it used.
+ * privileges, and only then serve. Stop: drain, stop the net, then what it used.
  *
  * The main thread takes the signals. The end of the server is waited for by a thread of its own,
  * so that a second signal, and a reload, are still heard meanwhile.
@@ -101,7 +101,7 @@ static bool daemon_open_log(struct daemon *daemon, const struct configuration *c
 
 	if (failure == 0)
 		return true;
-	text_add(&daemon->error, "cannot open the log '%s': %s", target, strerror(failure));
+	text_add(&daemon->error, "log: cannot open '%s': %s", target, strerror(failure));
 	return false;
 }
 
@@ -153,6 +153,14 @@ static bool daemon_adopt_sockets(struct daemon *daemon)
 	return true;
 }
 
+/* The text of what fails next, which starts with the name of its setting. */
+static struct text *daemon_about(struct daemon *daemon, const char *setting)
+{
+	daemon->error = (struct text)TEXT_INIT(daemon->error_text);
+	text_add(&daemon->error, "%s: ", setting);
+	return &daemon->error;
+}
+
 static bool daemon_bind(struct daemon *daemon)
 {
 	const struct configuration_server *server = &daemon->configuration->server;
@@ -165,17 +173,19 @@ static bool daemon_bind(struct daemon *daemon)
 	if (supervisor_socket_count(passed, SUPERVISOR_SOCKET_CLIENTS) == 0)
 		for (size_t i = 0; i < server->listen.count; i++)
 			if (net_listen(daemon->net, server->listen.items[i], NET_LISTENER_CLIENTS,
-				       0660, &daemon->error) < 0)
+				       0660, daemon_about(daemon, "listen")) < 0)
 				return false;
 	if (supervisor_socket_count(passed, SUPERVISOR_SOCKET_CONTROL) == 0 &&
 	    server->control_socket != NULL &&
 	    net_listen(daemon->net, server->control_socket, NET_LISTENER_CONTROL, 0600,
-		       &daemon->error) < 0)
+		       daemon_about(daemon, "control_socket")) < 0)
 		return false;
 	if (supervisor_socket_count(passed, SUPERVISOR_SOCKET_HTTP) == 0 &&
 	    strcmp(server->http_listen, "none") != 0 &&
-	    admin_http_bind(daemon->admin, server->http_listen, &daemon->error) < 0)
+	    admin_http_bind(daemon->admin, server->http_listen,
+			    daemon_about(daemon, "http_listen")) < 0)
 		return false;
+	daemon->error = (struct text)TEXT_INIT(daemon->error_text);
 	if (!daemon->user.wanted || geteuid() != 0)
 		return true;
 	failure = net_chown_paths(daemon->net, daemon->user.uid, daemon->user.gid, &path);
@@ -193,14 +203,24 @@ static bool daemon_prepare(struct daemon *daemon)
 	const char *pidfile =
 		daemon->options->pidfile != NULL ? daemon->options->pidfile : server->pidfile;
 	const char *target = daemon_log_target(daemon, daemon->configuration);
-	bool made;
+	bool made, privileged;
+	int failure;
 
-	if (!process_find_user(user, server->group, &daemon->user, &daemon->error) ||
-	    !daemon_open_log(daemon, daemon->configuration))
+	if (!process_find_user(user, server->group, &daemon->user, &daemon->error))
 		return false;
-	if (target[0] == '/' && !process_give(target, &daemon->user, &daemon->error))
+	/* The log's directory may be the user's, who must not lead root to another file. */
+	privileged = daemon->user.wanted && geteuid() == 0;
+	if (privileged)
+		log_refuse_links();
+	if (!daemon_open_log(daemon, daemon->configuration))
 		return false;
-	if (pidfile != NULL && !process_write_pidfile(pidfile, &daemon->user, &daemon->error))
+	failure = privileged ? log_give(daemon->user.uid, daemon->user.gid) : 0;
+	if (failure != 0) {
+		text_add(&daemon->error, "log: cannot give '%s' to user '%s': %s", target,
+			 daemon->user.name, strerror(failure));
+		return false;
+	}
+	if (pidfile != NULL && !process_write_pidfile(pidfile, &daemon->error))
 		return false;
 	made = daemon_make(daemon);
 	return made && daemon_bind(daemon) && process_become(&daemon->user, &daemon->error);

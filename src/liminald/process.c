@@ -30,7 +30,7 @@ bool process_find_user(const char *user, const char *group, struct process_user 
 	if (user != NULL) {
 		passwd = getpwnam(user);
 		if (passwd == NULL) {
-			text_add(error, "user '%s' does not exist on this machine", user);
+			text_add(error, "user: '%s' does not exist on this machine", user);
 			return false;
 		}
 		found->uid = passwd->pw_uid;
@@ -40,22 +40,12 @@ bool process_find_user(const char *user, const char *group, struct process_user 
 	if (group != NULL) {
 		entry = getgrnam(group);
 		if (entry == NULL) {
-			text_add(error, "group '%s' does not exist on this machine", group);
+			text_add(error, "group: '%s' does not exist on this machine", group);
 			return false;
 		}
 		found->gid = entry->gr_gid;
 	}
 	return true;
-}
-
-bool process_give(const char *path, const struct process_user *user, struct text *error)
-{
-	if (!user->wanted || geteuid() != 0)
-		return true;
-	if (chown(path, user->uid, user->gid) == 0)
-		return true;
-	text_add(error, "cannot give '%s' to user '%s': %s", path, user->name, strerror(errno));
-	return false;
 }
 
 bool process_become(const struct process_user *user, struct text *error)
@@ -117,15 +107,15 @@ static void pidfile_close(void)
 	pidfile_fd = -1;
 }
 
-bool process_write_pidfile(const char *path, const struct process_user *user, struct text *error)
+bool process_write_pidfile(const char *path, struct text *error)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	char line[32];
 	int length = snprintf(line, sizeof(line), "%ld\n", (long)getpid());
 
-	pidfile_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	pidfile_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (pidfile_fd < 0) {
-		text_add(error, "cannot open the pid file '%s': %s", path, strerror(errno));
+		text_add(error, "pidfile: cannot open '%s': %s", path, strerror(errno));
 		return false;
 	}
 	if (fcntl(pidfile_fd, F_SETLK, &lock) < 0) {
@@ -134,23 +124,15 @@ bool process_write_pidfile(const char *path, const struct process_user *user, st
 		lock.l_pid = 0;
 		(void)fcntl(pidfile_fd, F_GETLK, &lock);
 		if (failure == EACCES || failure == EAGAIN)
-			text_add(error,
-				 "the pid file '%s' is locked by process %ld: it runs already",
+			text_add(error, "pidfile: '%s' is locked by process %ld: it runs already",
 				 path, (long)lock.l_pid);
 		else
-			text_add(error, "cannot lock the pid file '%s': %s", path,
-				 strerror(failure));
+			text_add(error, "pidfile: cannot lock '%s': %s", path, strerror(failure));
 		pidfile_close();
 		return false;
 	}
 	if (ftruncate(pidfile_fd, 0) < 0 || write(pidfile_fd, line, (size_t)length) != length) {
-		text_add(error, "cannot write the pid file '%s': %s", path, strerror(errno));
-		pidfile_close();
-		return false;
-	}
-	/* Removing it takes the directory's permission, so the file itself may belong to anybody.
-	 */
-	if (!process_give(path, user, error)) {
+		text_add(error, "pidfile: cannot write '%s': %s", path, strerror(errno));
 		pidfile_close();
 		return false;
 	}

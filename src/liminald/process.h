@@ -24,17 +24,15 @@ struct process_user {
 bool process_find_user(const char *user, const char *group, struct process_user *found,
 		       struct text *error);
 
-/* Gives PATH to the user, if one is wanted and the process may. */
-bool process_give(const char *path, const struct process_user *user, struct text *error);
-
 /* Drops every privilege, supplementary groups included; nothing where no user is wanted. */
 bool process_become(const struct process_user *user, struct text *error);
 
 /* Makes room for WANTED descriptors. */
 bool process_raise_descriptors(uint64_t wanted, struct text *error);
 
-/* Opens, locks and writes the pid file. process_remove_pidfile removes it. */
-bool process_write_pidfile(const char *path, const struct process_user *user, struct text *error);
+/* Opens, locks and writes the pid file, which stays root's where root starts: other programs trust
+ * what it says. process_remove_pidfile removes it, or empties it where it may not. */
+bool process_write_pidfile(const char *path, struct text *error);
 void process_remove_pidfile(void);
 
 /*

@@ -31,7 +31,7 @@ void conn_log_closed(const struct conn *conn, enum close_reason reason)
 	const struct close_reason_row *row = &close_reasons[reason];
 
 	ASSERT(reason != CLOSE_NONE);
-	metric_add(row->metric, 1);
+	metric_add(row->metric, conn->control ? 0 : 1);
 	log_client_event(LOG_LEVEL_INFO, "connection closed", LOG_U64("conn", conn->id),
 			 LOG_STR("peer", conn->peer), LOG_STR("reason", row->word),
 			 LOG_STR("error", row->error ? "yes" : "no"), LOG_STR("text", row->text));
@@ -90,8 +90,9 @@ static enum admission conn_admit_locked(struct conn *conn)
 		return REFUSED_MEMORY;
 	}
 	net->next_id++;
-	net->accepted++;
 	++*seats;
+	if (!conn->control)
+		net->accepted++;
 	list_append(&net->conns, &conn->in_table);
 	return ADMITTED;
 }
@@ -130,7 +131,7 @@ struct conn *conn_new(struct net *net, int fd, const char *peer, enum net_listen
 	conn->outbox.max_bytes = conn->limits.max_outbox_bytes;
 	conn->outbox.max_frames = conn->limits.max_outbox_frames;
 	conn_set_options(fd, strncmp(peer, "unix", 4) != 0);
-	metric_add(METRIC_CONNECTIONS, 1);
+	metric_add(METRIC_CONNECTIONS, conn->control ? 0 : 1);
 	return conn;
 }
 

@@ -74,8 +74,13 @@ static void conn_deliver_one_locked(struct conn *conn, const struct delivery *de
 		put_origin(bytes, delivery, message);
 }
 
-static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool delivered,
-				   size_t hint)
+static uint8_t answer_flags(const struct message *message, bool delivered)
+{
+	return (uint8_t)((message->duplicate ? WIRE_PUBLISH_ACK_DUPLICATE : 0) |
+			 (delivered ? WIRE_PUBLISH_ACK_DELIVERED : 0));
+}
+
+static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool delivered)
 {
 	uint8_t *bytes;
 
@@ -90,13 +95,10 @@ static void conn_answer_one_locked(struct conn *conn, const struct message *mess
 									"idempotency key")}}});
 		return;
 	}
-	bytes = outbox_add_locked(conn, WIRE_PUBLISH_ACK_SIZE, 1, hint);
+	bytes = outbox_add_locked(conn, WIRE_PUBLISH_ACK_SIZE, 1, 0);
 	if (bytes != NULL)
-		wire_put_publish_ack(
-			bytes,
-			(uint8_t)((message->duplicate ? WIRE_PUBLISH_ACK_DUPLICATE : 0) |
-				  (delivered ? WIRE_PUBLISH_ACK_DELIVERED : 0)),
-			message->stream, message->id);
+		wire_put_publish_ack(bytes, answer_flags(message, delivered), message->stream,
+				     message->id);
 }
 
 /* What is queued may have room made for it by the socket before anything is refused. */
@@ -137,7 +139,7 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 			message->delivered |= fits;
 		}
 		if (delivery->answer && !delivery->quiet)
-			conn_answer_one_locked(conn, message, message->delivered, 0);
+			conn_answer_one_locked(conn, message, message->delivered);
 		if (fits) {
 			conn_deliver_one_locked(conn, delivery, message, origin,
 						size_min(size * (count - i - 1), SIZE_MAX));
@@ -198,12 +200,37 @@ static void conn_deliver(struct sink *sink, struct delivery *delivery, struct me
 	mutex_unlock(&conn->outbox.lock);
 }
 
+/* Acknowledgements of the messages from FIRST on, up to one that was refused. Where it ends. */
+static size_t conn_acknowledge_locked(struct conn *conn, const struct message *run, size_t first,
+				      size_t count)
+{
+	size_t size, i = first;
+	uint8_t *bytes = outbox_stretch_locked(conn, WIRE_PUBLISH_ACK_SIZE,
+					       (count - first) * WIRE_PUBLISH_ACK_SIZE, &size);
+
+	if (bytes == NULL)
+		return count; /* the connection is lost */
+	for (; i < count && !run[i].refused && size >= WIRE_PUBLISH_ACK_SIZE; i++) {
+		wire_put_publish_ack(bytes, answer_flags(&run[i], run[i].delivered), run[i].stream,
+				     run[i].id);
+		bytes += WIRE_PUBLISH_ACK_SIZE;
+		size -= WIRE_PUBLISH_ACK_SIZE;
+	}
+	outbox_added_locked(conn, (i - first) * WIRE_PUBLISH_ACK_SIZE, i - first);
+	return i;
+}
+
 void conn_answer_publishes(struct conn *conn, const struct message *run, size_t count)
 {
+	size_t i = 0;
+
 	mutex_lock(&conn->outbox.lock);
-	for (size_t i = 0; i < count; i++)
-		conn_answer_one_locked(conn, &run[i], run[i].delivered,
-				       (count - i - 1) * WIRE_PUBLISH_ACK_SIZE);
+	while (i < count) {
+		if (run[i].refused)
+			conn_answer_one_locked(conn, &run[i++], false);
+		else
+			i = conn_acknowledge_locked(conn, run, i, count);
+	}
 	mutex_unlock(&conn->outbox.lock);
 }
 
@@ -213,9 +240,10 @@ static void conn_add_frame(struct sink *sink, const struct wire_frame *frame, bo
 	struct conn *conn = conn_of_sink(sink);
 
 	mutex_lock(&conn->outbox.lock);
-	outbox_add_frame_locked(conn, frame);
 	if (ends_write)
-		outbox_end_write_locked(conn);
+		outbox_add_last_frame_locked(conn, frame);
+	else
+		outbox_add_frame_locked(conn, frame);
 	outbox_touch_locked(conn, set);
 	mutex_unlock(&conn->outbox.lock);
 }

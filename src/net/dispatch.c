@@ -288,9 +288,9 @@ static void handle_connect(struct session *session, const struct wire_frame *fra
 	session->authenticated = true;
 	session->said_hello = true;
 	mutex_lock(&conn->outbox.lock);
-	outbox_add_frame_locked(conn, &(struct wire_frame){.header = {.type = WIRE_CONNECT_ACK},
-							   .u.connect_ack = {.version = version}});
-	outbox_end_write_locked(conn);
+	outbox_add_last_frame_locked(conn,
+				     &(struct wire_frame){.header = {.type = WIRE_CONNECT_ACK},
+							  .u.connect_ack = {.version = version}});
 	conn->outbox.version = version;
 	mutex_unlock(&conn->outbox.lock);
 }
@@ -363,12 +363,11 @@ static void register_reject(struct session *session, const char *reason)
 {
 	session_end_run(session);
 	mutex_lock(&session->conn->outbox.lock);
-	outbox_add_frame_locked(
+	outbox_add_last_frame_locked(
 		session->conn,
 		&(struct wire_frame){
 			.header = {.type = WIRE_WORKER_REGISTER_ACK},
 			.u.worker_register_ack = {.rejected = true, .reason = span_of(reason)}});
-	outbox_end_write_locked(session->conn);
 	mutex_unlock(&session->conn->outbox.lock);
 }
 

@@ -237,9 +237,11 @@ static void *flusher_loop(void *argument)
 		}
 		if (atomic_load(&flusher->net->closing) > 0)
 			flusher_interrupt_sessions(flusher->net);
-		flusher_turn(flusher, (nfds_t)had + 1);
+		/* What came in is looked at in this turn already: a session that closes its outbox
+		 * wakes this thread once. */
 		if (!flusher_receive(flusher))
 			return NULL;
+		flusher_turn(flusher, (nfds_t)had + 1);
 	}
 }
 

@@ -101,7 +101,7 @@ static int listen_path(struct net *net, const char *path, enum net_listener_kind
 	fd = socket(AF_UNIX, SOCK_STREAM, 0);
 	if (fd < 0)
 		goto failed;
-	old_mask = umask(0777 & ~(mode_t)mode); /* before other threads exist */
+	old_mask = umask(0777 & ~(mode_t)mode); /* no other thread makes files yet */
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
 		(void)umask(old_mask);
 		goto failed;
@@ -142,7 +142,7 @@ int net_chown_paths(struct net *net, unsigned user, unsigned group, const char *
 {
 	for (size_t i = 0; i < net->listener_count; i++) {
 		*path = net->listeners[i].path;
-		if (*path != NULL && chown(*path, (uid_t)user, (gid_t)group) < 0)
+		if (*path != NULL && lchown(*path, (uid_t)user, (gid_t)group) < 0)
 			return errno;
 	}
 	*path = NULL;
@@ -190,6 +190,7 @@ static void listener_admit(struct listener *listener, int fd, const char *peer)
 	enum admission admission;
 	struct conn *conn = conn_new(net, fd, peer, listener->kind, &admission);
 	bool control = listener->kind == NET_LISTENER_CONTROL;
+	struct flush_set set;
 	char text[96];
 
 	if (conn != NULL) {
@@ -197,8 +198,13 @@ static void listener_admit(struct listener *listener, int fd, const char *peer)
 				 LOG_STR("peer", conn->peer));
 		if (pool_run(net, conn))
 			return;
-		/* It never had a session: nobody but the table knows it. */
+		/* It never had a session, but others may have found it already. */
 		(void)conn_settle_reason(conn, CLOSE_MEMORY);
+		flush_set_init(&set);
+		broker_client_end_worker(conn->client, &set);
+		broker_client_end_conversations(conn->client, &set);
+		flush_set_run(&set);
+		outbox_close(conn);
 		conn_remove(conn);
 		broker_client_free(&conn->client);
 		conn_unref(&conn);

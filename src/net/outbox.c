@@ -191,12 +191,6 @@ bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes
 	return true;
 }
 
-void outbox_end_write_locked(struct conn *conn)
-{
-	if (conn->outbox.tail != NULL)
-		conn->outbox.tail->ends_write = true;
-}
-
 void outbox_add_frame_locked(struct conn *conn, const struct wire_frame *frame)
 {
 	size_t size = wire_encode(frame, NULL, 0);
@@ -215,13 +209,31 @@ void outbox_add_frame(struct conn *conn, const struct wire_frame *frame)
 	mutex_unlock(&conn->outbox.lock);
 }
 
+void outbox_add_last_frame_locked(struct conn *conn, const struct wire_frame *frame)
+{
+	size_t size = wire_encode(frame, NULL, 0);
+	struct chunk *chunk;
+
+	if (outbox_is_dead(conn))
+		return;
+	/* Nothing follows in its chunk, which therefore has no room to spare: what it holds is what
+	 * it is charged, but for the chunk itself. */
+	chunk = outbox_add_chunk_locked(conn, size);
+	if (chunk == NULL)
+		return;
+	(void)wire_encode(frame, chunk->own, size);
+	chunk->used = size;
+	chunk->ends_write = true;
+	outbox_count_locked(&conn->outbox, size, 1);
+}
+
 void outbox_touch_locked(struct conn *conn, struct flush_set *set)
 {
 	mutex_assert_held(&conn->outbox.lock);
 	if (conn->outbox.in_set == set)
 		return;
-	conn->outbox.in_set = set;
-	flush_set_add(set, &conn->sink);
+	if (flush_set_add(set, &conn->sink))
+		conn->outbox.in_set = set;
 }
 
 /* --- bounds -------------------------------------------------------------------------------- */

@@ -63,9 +63,6 @@ bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes
 /* The same of a frame of its own bytes that go on where a reference ended. */
 uint8_t *outbox_continue_locked(struct conn *conn, size_t size);
 
-/* The write ends here: what follows goes in another one. */
-void outbox_end_write_locked(struct conn *conn);
-
 /* Whether one more frame of SIZE bytes fits. An empty outbox takes any. */
 enum sink_result outbox_fits_locked(struct conn *conn, size_t size);
 
@@ -78,6 +75,9 @@ void outbox_touch_locked(struct conn *conn, struct flush_set *set);
 /* Encodes FRAME at the end. It always fits; without memory for it the connection is closed. */
 void outbox_add_frame_locked(struct conn *conn, const struct wire_frame *frame);
 void outbox_add_frame(struct conn *conn, const struct wire_frame *frame);
+
+/* The same, and the write ends with it: what follows goes in another one. */
+void outbox_add_last_frame_locked(struct conn *conn, const struct wire_frame *frame);
 
 /* Full: the session handles nothing more until there is room. PLACES more are spoken for. */
 bool outbox_is_full(const struct conn *conn, size_t places);

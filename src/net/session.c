@@ -157,8 +157,11 @@ static enum read_result session_wait(struct session *session)
 		if (session->timed && left_ms > QUIET_MS)
 			left_ms = QUIET_MS; /* a busy connection's buffer is given back here */
 		ready = poll(&wait, 1, left_ms > INT_MAX ? INT_MAX : (int)left_ms);
-		if (ready != 0)
+		if (ready > 0 ||
+		    atomic_load_explicit(&conn->close_reason, memory_order_relaxed) != CLOSE_NONE)
 			return READ_DATA;
+		if (ready < 0)
+			continue; /* a signal, of whoever */
 		if (clock_mono_ns() >= until_ns)
 			return READ_LATE;
 		session_give_back(session);
@@ -290,7 +293,7 @@ static enum frame_check session_check(struct session *session, struct wire_heade
 	uint64_t size = WIRE_HEADER_SIZE + (uint64_t)header.length;
 	uint64_t limit = session->conn->limits.max_frame_size;
 
-	if (wire_type_name(header.type) == NULL)
+	if (!wire_type_known(header.type))
 		return FRAME_SKIP;
 	if (!wire_stream_legal(header.type, header.stream)) {
 		session_malformed(session, header, payload, available, WIRE_REASON_STREAM,

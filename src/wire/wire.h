@@ -205,14 +205,53 @@ struct wire_frame {
 	} u;
 };
 
+/* Sets of types, a bit each; made from the table. */
+enum {
+#define WIRE_IS_CLIENT 0u
+#define WIRE_IS_BOTH 0u
+#define WIRE_IS_SERVER 1u
+#define WIRE_IS_CONTROL 1u
+#define WIRE_IS_OTHER 0u
+#define TYPE(id, name, sender, streams, codec) | 1u << WIRE_##id
+	WIRE_TYPES_KNOWN = 0u
+#include "wire/types.tbl"
+	,
+#undef TYPE
+#define TYPE(id, name, sender, streams, codec) | WIRE_IS_##sender << WIRE_##id
+	WIRE_TYPES_FROM_SERVER = 0u
+#include "wire/types.tbl"
+	,
+#undef TYPE
+#define TYPE(id, name, sender, streams, codec) | WIRE_IS_##streams << WIRE_##id
+	WIRE_TYPES_CONTROL = 0u
+#include "wire/types.tbl"
+#undef TYPE
+};
+
+static inline bool wire_type_in(uint8_t type, uint32_t set)
+{
+	return type < WIRE_TYPE_END && (set >> type & 1) != 0;
+}
+
+static inline bool wire_type_known(uint8_t type)
+{
+	return wire_type_in(type, WIRE_TYPES_KNOWN);
+}
+
 /* The name of a type ("Publish"), or NULL when it is unknown. */
 const char *wire_type_name(uint8_t type);
 
 /* True for types that only the server sends. */
-bool wire_type_from_server(uint8_t type);
+static inline bool wire_type_from_server(uint8_t type)
+{
+	return wire_type_in(type, WIRE_TYPES_FROM_SERVER);
+}
 
 /* True when TYPE, if known, may stand on STREAM. */
-bool wire_stream_legal(uint8_t type, uint32_t stream);
+static inline bool wire_stream_legal(uint8_t type, uint32_t stream)
+{
+	return !wire_type_known(type) || wire_type_in(type, WIRE_TYPES_CONTROL) == (stream == 0);
+}
 
 /*
  * Decodes the first frame of BYTES. VERSION is the connection's: before 1.1 PublishAck 0x02 and

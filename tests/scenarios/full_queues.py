@@ -165,12 +165,15 @@ def full_and_reset():
         client.subscribe(2, "flood", max_in_flight=1)
         stall(subscriber, "flood", refused=20)
         assert queued_frames(server, client) == 16
-        client.send(publish(1, "events", b"x"))
+        # More than one read, and less than the socket takes.
+        for number in range(40):
+            client.send(publish(1, "events", b"%d" % number * 500))
         client.arrived()
         # It is full: this was not handled yet.
         subscriber.expect_nothing()
         client.reset()
-        subscriber.expect(deliver(1, 1, b"x"))
+        for number in range(40):
+            subscriber.expect(deliver(1, number + 1, b"%d" % number * 500))
 
 
 def len_of_push(got):

@@ -177,9 +177,12 @@ class Server:
 
     # Starting and stopping
 
+    def command(self):
+        return [program("LIMINALD", "liminald"), "-c", self.config_path] + self.args
+
     def spawn(self):
         self.process = subprocess.Popen(
-            [program("LIMINALD", "liminald"), "-c", self.config_path] + self.args,
+            self.command(),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             env=self.environment, cwd=self.directory, preexec_fn=self.preexec)
         self._reader = threading.Thread(target=self._read_log, daemon=True)

@@ -47,19 +47,31 @@ static void fake_say(struct fake_sink *fake, const char *format, ...)
 	fake_add(fake, text, (size_t)length);
 }
 
-static void fake_say_payload(struct fake_sink *fake, struct span payload)
+char *fake_shown(struct span payload)
 {
-	size_t shown = payload.length;
+	size_t shown = payload.length, size;
+	char *text, count[32] = "";
 
 	while (shown > 1 && payload.data[shown - 1] == payload.data[shown - 2])
 		shown--;
 	if (payload.length - shown < 8)
 		shown = payload.length;
-	fake_say(fake, " '");
-	fake_add(fake, (const char *)payload.data, shown);
-	if (shown < payload.length)
-		fake_say(fake, "*%zu", payload.length - shown + 1);
-	fake_say(fake, "'");
+	else
+		snprintf(count, sizeof(count), "*%zu", payload.length - shown + 1);
+	size = shown + strlen(count) + 3;
+	text = malloc(size);
+	ASSERT(text != NULL);
+	snprintf(text, size, "'%.*s%s'", (int)shown, (const char *)payload.data, count);
+	return text;
+}
+
+static void fake_say_payload(struct fake_sink *fake, struct span payload)
+{
+	char *text = fake_shown(payload);
+
+	fake_say(fake, " ");
+	fake_add(fake, text, strlen(text));
+	free(text);
 }
 
 static void fake_say_error(struct fake_sink *fake, struct span text)

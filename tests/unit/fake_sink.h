@@ -44,6 +44,9 @@ struct fake_sink {
 #define FAKE_MAX_FRAMES 1000000
 #define FAKE_MAX_BYTES 1000000000
 
+/* A payload as it is shown, quotes and all; the caller frees it. */
+char *fake_shown(struct span payload);
+
 void fake_sink_init(struct fake_sink *fake);
 void fake_sink_free(struct fake_sink *fake);
 
