@@ -9,6 +9,8 @@
 #ifndef BENCH_BENCH_H
 #define BENCH_BENCH_H
 
+#include "base/base.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>

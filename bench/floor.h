@@ -5,7 +5,7 @@
 #ifndef BENCH_FLOOR_H
 #define BENCH_FLOOR_H
 
-#include <stdint.h>
+#include "base/base.h"
 
 #define FLOOR_PUBLISHER 'P'
 #define FLOOR_SUBSCRIBER 'S'

@@ -413,8 +413,6 @@ static void daemon_free(struct daemon *daemon)
 	broker_free(&daemon->broker);
 	process_remove_pidfile();
 	configuration_unref(&daemon->configuration);
-	free((void *)(uintptr_t)daemon->options->file);
-	free((void *)(uintptr_t)daemon->options->pidfile);
 }
 
 static int daemon_fail(struct daemon *daemon, int status)

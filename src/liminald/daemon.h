@@ -8,10 +8,10 @@
 #include "config/configuration.h"
 
 struct daemon_options {
-	const char *file;    /* -c, absolute; NULL: the default place, or built-in defaults */
-	const char *pidfile; /* -p, absolute; NULL: as configured */
-	const char *user;    /* -u; NULL: as configured */
-	unsigned verbose;    /* how often -v was given */
+	char *file;	  /* -c, absolute; NULL: the default place, or built-in defaults */
+	char *pidfile;	  /* -p, absolute; NULL: as configured */
+	const char *user; /* -u; NULL: as configured */
+	unsigned verbose; /* how often -v was given */
 	bool detach;
 };
 
@@ -19,7 +19,8 @@ struct daemon_options {
  * none. */
 const char *daemon_configuration_file(const struct daemon_options *options);
 
-/* Serves until it is told to stop. The exit status; what failed has been said. Blocks signals. */
+/* Serves until it is told to stop; takes CONFIGURATION's reference over. The exit status; what
+ * failed has been said. Blocks signals. */
 int daemon_run(const struct daemon_options *options, struct configuration *configuration);
 
 /* Says each problem on standard error, a line each. */

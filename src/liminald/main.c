@@ -59,6 +59,17 @@ static void tune_allocator(void)
 #endif
 }
 
+/* Relative paths count from the directory that the daemon was started in. */
+static void option_path(char **path, const char *argument)
+{
+	free(*path);
+	*path = process_absolute(argument);
+	if (*path == NULL) {
+		(void)fprintf(stderr, "liminald: out of memory\n");
+		exit(EXIT_FAILURE);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct daemon_options options = {0};
@@ -71,16 +82,16 @@ int main(int argc, char **argv)
 	while ((option = getopt(argc, argv, "c:dhp:Ttu:Vv")) != -1) {
 		switch (option) {
 		case 'c':
-			options.file = process_absolute(optarg);
+			option_path(&options.file, optarg);
 			break;
 		case 'd':
 			options.detach = true;
 			break;
 		case 'h':
 			(void)fputs(usage, stdout);
-			return EXIT_SUCCESS;
+			goto done;
 		case 'p':
-			options.pidfile = process_absolute(optarg);
+			option_path(&options.pidfile, optarg);
 			break;
 		case 'T':
 			only_print = true;
@@ -93,19 +104,21 @@ int main(int argc, char **argv)
 			break;
 		case 'V':
 			printf("liminald %s, protocol 1.0 to 1.2\n", PACKAGE_VERSION);
-			return EXIT_SUCCESS;
+			goto done;
 		case 'v':
 			options.verbose++;
 			break;
 		default:
 			(void)fputs(usage, stderr);
-			return EXIT_USAGE;
+			status = EXIT_USAGE;
+			goto done;
 		}
 	}
 	if (optind != argc) {
 		(void)fprintf(stderr, "liminald: unexpected argument '%s'\n%s", argv[optind],
 			      usage);
-		return EXIT_USAGE;
+		status = EXIT_USAGE;
+		goto done;
 	}
 	tune_allocator();
 	hash_seed();
@@ -114,15 +127,16 @@ int main(int argc, char **argv)
 	daemon_print_problems(&problems);
 	configuration_problems_free(&problems);
 	if (configuration == NULL)
-		return EXIT_USAGE;
-	if (only_print)
+		status = EXIT_USAGE;
+	else if (only_print)
 		configuration_print(configuration, stdout);
 	else if (only_check)
 		status = check(configuration, file);
 	else
-		return daemon_run(&options, configuration);
+		status = daemon_run(&options, configuration_ref(configuration));
 	configuration_unref(&configuration);
-	free((void *)(uintptr_t)options.file);
-	free((void *)(uintptr_t)options.pidfile);
+done:
+	free(options.file);
+	free(options.pidfile);
 	return status;
 }

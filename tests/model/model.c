@@ -491,7 +491,7 @@ static char *shown_payload(const char *payload, size_t length)
 static void reply(struct model *model, struct model_request *request, const char *payload,
 		  size_t length)
 {
-	const struct model_client *client = &model->clients[request->client];
+	const struct model_client *client;
 	size_t held_bytes, bytes;
 	uint64_t pending, held;
 	char *shown;
@@ -500,6 +500,7 @@ static void reply(struct model *model, struct model_request *request, const char
 		request->state = MODEL_ENDED;
 		return;
 	}
+	client = &model->clients[request->client];
 	/* Pending conversations count with their places, 64 bytes for an empty one, and with what
 	 * is held. */
 	pending = model_pending_replies_of(model, request->client);

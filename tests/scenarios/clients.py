@@ -176,13 +176,13 @@ def close_with_unread_acks():
     with Server() as server:
         subscriber = server.client()
         subscriber.subscribe(1, "events")
-        for round in range(20):
+        for batch in range(20):
             client = server.client()
             for number in range(100):
                 client.send(publish(1, "events", b"%d" % number))
             client.arrived()
             client.close()
-            subscriber.expect(*[deliver(1, 100 * round + number + 1, b"%d" % number)
+            subscriber.expect(*[deliver(1, 100 * batch + number + 1, b"%d" % number)
                                 for number in range(100)])
         subscriber.expect_nothing()
 

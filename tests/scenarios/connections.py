@@ -306,8 +306,8 @@ def ping_disconnect():
         assert server.closed(client) == "disconnect"
 
 
-@scenario("Connections", "Disconnect: answers due are waited for, pending conversation requests are "
-          "forgotten, frames behind it are dropped")
+@scenario("Connections", "Disconnect: answers due are waited for, pending conversation requests "
+          "are forgotten, frames behind it are dropped")
 def disconnect_forgets():
     with Server() as server:
         jobs, client, other = worker(server), server.client(), server.client()
@@ -326,8 +326,8 @@ def disconnect_forgets():
         other.expect(publish_ack(1, 2, DELIVERED), deliver(1, 2, b"next"))
 
 
-@scenario("Connections", "error frame, then close: answers due are waited for, pending conversation "
-          "requests are forgotten")
+@scenario("Connections", "error frame, then close: answers due are waited for, pending "
+          "conversation requests are forgotten")
 def error_forgets():
     with Server() as server:
         jobs, client = worker(server), server.client()
@@ -357,20 +357,20 @@ def reset_after_publishes():
     with Server() as server:
         subscriber = server.client()
         subscriber.subscribe(1, "events")
-        for round in range(20):
+        for batch in range(20):
             client = server.client()
             client.send(*[publish(1, "events", b"%d" % number) for number in range(50)])
             client.arrived()
             client.reset()
-            subscriber.expect(*[deliver(1, 50 * round + number + 1, b"%d" % number)
+            subscriber.expect(*[deliver(1, 50 * batch + number + 1, b"%d" % number)
                                 for number in range(50)])
         # A connection that has sent all its input before the reset has nothing partial.
         assert server.closed(client) in ("reset", "write_failed")
         subscriber.expect_nothing()
 
 
-@scenario("Connections", "reset: answers to pushes that were received before it are handled all the "
-          "same; what was pushed besides is lost")
+@scenario("Connections", "reset: answers to pushes that were received before it are handled all "
+          "the same; what was pushed besides is lost")
 def reset_after_push_replies():
     with Server() as server:
         jobs, client = worker(server), server.client()

@@ -41,8 +41,8 @@ def connects_and_resets():
         server.client().expect_nothing()
 
 
-@scenario("Faults", "descriptors used up (EMFILE): accepting is paced, counted, and recovers, while "
-          "connections that stand are served")
+@scenario("Faults", "descriptors used up (EMFILE): accepting is paced, counted, and recovers, "
+          "while connections that stand are served")
 def descriptors_used_up():
     with Server(http=True) as server:
         steady = server.client()

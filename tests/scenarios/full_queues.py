@@ -33,8 +33,8 @@ def one_frame_of_any_size():
 
 
 @scenario("Full queues", "while a connection is full the session neither reads nor handles frames "
-          "already read, and the overshoot is one answer", "a client that does not read its answers "
-          "blocks nobody else, and gets each of them when it reads")
+          "already read, and the overshoot is one answer", "a client that does not read its "
+          "answers blocks nobody else, and gets each of them when it reads")
 def full_by_answers():
     with Server(limits={"max_outbox_frames": 16}, control=True) as server:
         client, other = server.client(receive_buffer=4096), server.client()
@@ -136,8 +136,8 @@ def push_that_does_not_fit():
         assert got.raw == push(got.u64(), b"room again")
 
 
-@scenario("Full queues", "requests waiting for a worker hold at most max_pending_bytes_per_connection "
-          "of payload; one of any size always fits")
+@scenario("Full queues", "requests waiting for a worker hold at most "
+          "max_pending_bytes_per_connection of payload; one of any size always fits")
 def pending_bytes():
     large = bytes(100000)
     over = starts("over-capacity: max_pending_bytes_per_connection")

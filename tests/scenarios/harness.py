@@ -48,8 +48,8 @@ Client          a raw socket:
     send(*frames)           all in one write
     expect(*frames)         exactly these come next, byte for byte (or ErrorLike, see frames.py)
     expect_nothing()        Ping, and Pong is the next frame: all that was queued before is read
-    expect_end()            end of stream comes next; a reset or a byte is a failure. Then it closes,
-                            unless told to stay
+    expect_end()            end of stream comes next; a reset or a byte is a failure. Then it
+                            closes, unless told to stay
     arrived()               waits until all that was sent is with the server: a reset takes back
                             what is not
     receive()               the next frame, whatever it is
@@ -58,7 +58,7 @@ Client          a raw socket:
     subscribe(stream, channel, ...)   Subscribe and its ack; the subscription id
     publish(stream, channel, payload, ...)   Publish and its ack; the message id
     half_close(), reset(), close()
-  Its receive buffer is as small as SERVER.raw(receive_buffer=4096) says: such a client is soon slow.
+  Its receive buffer is as small as SERVER.raw(receive_buffer=4096) says: it is soon slow.
 
 eventually(what, test)   for what cannot be waited for: asks again until test() is true.
 
@@ -152,7 +152,7 @@ class Server:
             config = self._configuration(channels, http, control, sections)
         self.configure(config)
         self.addresses, self.http_address = [], None
-        self.process = None
+        self.process, self.descriptors_to_pass = None, ()
         self.lines, self._seen, self._log_ended = [], 0, False
         self._changed = threading.Condition()
         self._clients = []
@@ -184,7 +184,8 @@ class Server:
         self.process = subprocess.Popen(
             self.command(),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env=self.environment, cwd=self.directory, preexec_fn=self.preexec)
+            env=self.environment, cwd=self.directory, preexec_fn=self.preexec,
+            pass_fds=self.descriptors_to_pass)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
 
@@ -274,16 +275,17 @@ class Server:
     # Its log
 
     def _read_log(self):
-        for line in self.process.stderr:
-            with self._changed:
-                self.lines.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
-                self._changed.notify_all()
+        with self.process.stderr as stream:
+            for line in stream:
+                with self._changed:
+                    self.lines.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
+                    self._changed.notify_all()
         with self._changed:
             self._log_ended = True
             self._changed.notify_all()
 
     def log(self, pattern, again=False, timeout=TIMEOUT):
-        """Waits for a line behind the last one found (AGAIN: any line) in which PATTERN is found."""
+        """Waits for a line behind the last one found (AGAIN: any line) that PATTERN finds."""
         deadline, at = deadline_after(timeout), 0 if again else self._seen
         with self._changed:
             while True:

@@ -7,8 +7,8 @@ from harness import Server, eventually, scenario
 
 
 
-@scenario("Publish", "a channel that is not configured: PublishError 0xFFFF \"channel 'NAME' is not "
-          "configured\", and the connection lives on", client=True)
+@scenario("Publish", "a channel that is not configured: PublishError 0xFFFF \"channel 'NAME' is "
+          "not configured\", and the connection lives on", client=True)
 def channel_not_configured():
     with Server() as server:
         client = server.client()

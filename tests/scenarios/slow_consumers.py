@@ -92,8 +92,8 @@ def drop():
         assert server.metric('liminal_drops_total{channel="lossy"}') == dropped
 
 
-@scenario("Slow consumers", "a plain subscription with max_in_flight 1 is never shed: what does not "
-          "fit is dropped, and no SubscribeError is sent", client=True)
+@scenario("Slow consumers", "a plain subscription with max_in_flight 1 is never shed: what does "
+          "not fit is dropped, and no SubscribeError is sent", client=True)
 def max_in_flight_one_is_never_shed():
     with Server(limits=BOUNDS) as server:
         client, publisher = server.client(receive_buffer=4096), server.client()

@@ -248,8 +248,8 @@ def fields_without_flag():
         client.expect_end()
 
 
-@scenario("Bad input", "Accept, Defer and Reject without a state directory are decoded and ignored, "
-          "also when a confirmation is asked for")
+@scenario("Bad input", "Accept, Defer and Reject without a state directory are decoded and "
+          "ignored, also when a confirmation is asked for")
 def answers_are_ignored():
     with Server() as server:
         client = server.client("1.2")
