@@ -81,6 +81,20 @@ class Quiet(Server):
         self.pid = int(self.read("pid"))
         return self
 
+    def raw(self, **how):
+        # The socket's path is there from bind(2) on, somebody answers from listen(2) on.
+        connected = []
+
+        def answers():
+            try:
+                connected.append(super(Quiet, self).raw(**how))
+            except ConnectionRefusedError:
+                return False
+            return True
+
+        eventually("somebody answers", answers)
+        return connected[0]
+
     def signal(self, number):
         os.kill(self.pid, number)
 
