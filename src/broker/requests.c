@@ -262,7 +262,7 @@ static enum sink_result client_reply_room_locked(const struct client *client, si
 	struct sink_load load;
 
 	client->sink->ops->load(client->sink, &load);
-	if (load.frames == 0 && client->held_replies == 0)
+	if (load.empty && client->held_replies == 0)
 		return SINK_OK; /* an empty outbox takes one frame of any size */
 	if (load.frames + client->pending_replies > load.max_frames)
 		return SINK_FULL_FRAMES;

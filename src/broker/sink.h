@@ -55,6 +55,7 @@ struct delivery {
 struct sink_load {
 	uint64_t frames, bytes;
 	uint64_t max_frames, max_bytes;
+	bool empty; /* nothing at all is queued: it takes one frame of any size */
 };
 
 enum sink_result {

@@ -359,12 +359,7 @@ static enum sink_result conn_push(struct sink *sink, uint64_t correlation, struc
 
 static void conn_load(struct sink *sink, struct sink_load *load)
 {
-	const struct outbox *outbox = &conn_of_sink(sink)->outbox;
-
-	load->frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
-	load->bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
-	load->max_frames = outbox->max_frames;
-	load->max_bytes = outbox->max_bytes;
+	outbox_load(conn_of_sink(sink), load);
 }
 
 static void conn_hold(struct sink *sink)

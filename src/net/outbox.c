@@ -256,6 +256,20 @@ enum sink_result outbox_fits_locked(struct conn *conn, size_t size)
 	return SINK_OK;
 }
 
+void outbox_load(struct conn *conn, struct sink_load *load)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	mutex_lock(&outbox->lock);
+	load->frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+	load->frames -= load->frames < outbox->sending ? load->frames : outbox->sending;
+	load->bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+	load->empty = load->bytes == 0;
+	load->max_frames = outbox->max_frames;
+	load->max_bytes = outbox->max_bytes;
+	mutex_unlock(&outbox->lock);
+}
+
 bool outbox_fits_all_locked(struct conn *conn, size_t frames, size_t bytes)
 {
 	struct outbox *outbox = &conn->outbox;
@@ -406,6 +420,8 @@ static enum send_result outbox_send_locked(struct conn *conn, size_t limit, bool
 	ssize_t sent;
 
 	message.msg_iovlen = outbox_gather_locked(outbox, pieces, limit, &bytes);
+	if (bytes == atomic_load_explicit(&outbox->bytes, memory_order_relaxed))
+		outbox->sending = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
 	if (!keep_lock)
 		mutex_unlock(&outbox->lock);
 	if (message.msg_iovlen == 1)
@@ -420,6 +436,7 @@ static enum send_result outbox_send_locked(struct conn *conn, size_t limit, bool
 		sent = -2;
 	if (!keep_lock)
 		mutex_lock(&outbox->lock);
+	outbox->sending = 0;
 	if (sent == -2)
 		outbox_die_locked(conn);
 	if (outbox_is_dead(conn)) { /* or given up meanwhile */

@@ -29,7 +29,8 @@ struct outbox {
 	bool waited; /* the session waits for `changed` */
 	bool stalled;
 	struct cond changed;
-	uint64_t sent;			/* bytes, to see progress */
+	uint64_t sent;	  /* bytes, to see progress */
+	uint64_t sending; /* frames that a send has been given and that are not counted off yet */
 	struct wire_version version;	/* of the connection */
 	const struct flush_set *in_set; /* the last set that it was added to */
 
@@ -68,6 +69,12 @@ enum sink_result outbox_fits_locked(struct conn *conn, size_t size);
 
 /* Whether so many frames and bytes fit together, as the fullest that they make it. */
 bool outbox_fits_all_locked(struct conn *conn, size_t frames, size_t bytes);
+
+/*
+ * What is queued, as a reply is judged by it. Frames that a send has been given do not count: the
+ * peer may have read them already, while their writer waits for this lock. Their bytes do.
+ */
+void outbox_load(struct conn *conn, struct sink_load *load);
 
 /* Adds the connection to SET, once. */
 void outbox_touch_locked(struct conn *conn, struct flush_set *set);

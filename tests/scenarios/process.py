@@ -572,6 +572,7 @@ def unreadable_at_reload():
         os.chmod(server.directory, 0o755 if readable else 0o700)
         with server:
             server.client(token=b"x").expect_nothing()
+            server.stop()  # it accepts before it warns
             for path in (server.config_path, server.directory + "/token",
                          server.directory + "/schema"):
                 found = any("level=warning" in line and path in line for line in server.lines)

@@ -144,7 +144,7 @@ static enum sink_result peer_push(struct sink *sink, uint64_t correlation, struc
 static void peer_load(struct sink *sink, struct sink_load *load)
 {
 	(void)sink;
-	*load = (struct sink_load){0, 0, 1000000, 1000000000};
+	*load = (struct sink_load){.max_frames = 1000000, .max_bytes = 1000000000, .empty = true};
 }
 
 static void peer_nothing(struct sink *sink)

@@ -281,7 +281,8 @@ static void fake_load(struct sink *sink, struct sink_load *load)
 	*load = (struct sink_load){.frames = fake->frames,
 				   .bytes = fake->bytes,
 				   .max_frames = fake->max_frames,
-				   .max_bytes = fake->max_bytes};
+				   .max_bytes = fake->max_bytes,
+				   .empty = fake->frames == 0};
 	mutex_unlock(&fake->lock);
 }
 
