@@ -60,8 +60,8 @@ def is_refusal(found, token):
 
 # To whom they are open
 
-@scenario("Addresses", "every `$` subject is \"not-permitted: ...\" for connections that do not come "
-          "over the control socket, whether it exists or not", client=True)
+@scenario("Addresses", "every `$` subject is \"not-permitted: ...\" for connections that do not "
+          "come over the control socket, whether it exists or not", client=True)
 def not_permitted():
     with Server(control=True) as server:
         client = worker(server)
@@ -76,7 +76,7 @@ def not_permitted():
 
 @scenario("Addresses", "they are not open over a Unix socket for clients either")
 def not_permitted_on_a_unix_socket():
-    with Server(config="[server]\nlisten = DIR/bus\nhttp_listen = none\n[channel events]\n") as server:
+    with Server(server={"listen": "DIR/bus"}) as server:
         client = server.client()
         client.send(conversation_open(3, 1, "$control/ping"))
         client.expect(conversation_error(3, 1, SERVER_ERROR, NOT_PERMITTED))
@@ -90,8 +90,8 @@ def dollar_elsewhere():
         client.expect(reply(3, 1, b"x"))
 
 
-@scenario("Addresses", "the control socket has mode 0600; over it no token is needed, and all frames "
-          "are allowed")
+@scenario("Addresses", "the control socket has mode 0600; over it no token is needed, and all "
+          "frames are allowed")
 def control_socket():
     with Server(control=True, auth={"token": "secret"}) as server:
         mode = os.stat(server.control_path).st_mode
@@ -136,8 +136,8 @@ def not_found():
             control.expect(conversation_error(4, 1, SERVER_ERROR, NOT_OPEN))
 
 
-@scenario("Addresses", "one that has gone away since: \"not-found: ...\" at the next message, whatever "
-          "no_worker says")
+@scenario("Addresses", "one that has gone away since: \"not-found: ...\" at the next message, "
+          "whatever no_worker says")
 def gone_since():
     for no_worker in ("echo", "error", "wait"):
         with Server(control=True, conversations={"no_worker": no_worker}) as server:
@@ -155,8 +155,8 @@ def gone_since():
                                    pong())
 
 
-@scenario("Addresses", "a push to an address is lost when its connection ends, and the next message "
-          "gets \"not-found: ...\"")
+@scenario("Addresses", "a push to an address is lost when its connection ends, and the next "
+          "message gets \"not-found: ...\"")
 def lost_and_gone():
     with Server(control=True) as server:
         client, jobs, control = server.client(), worker(server, identity="w"), server.control()
@@ -208,7 +208,8 @@ def connection_address_of_oneself():
         control.expect(reply(3, 2, b"I"))
 
 
-@scenario("Addresses", "$connection/ID: no reply within the reply timeout is \"reply-timeout: ...\"")
+@scenario("Addresses", "$connection/ID: no reply within the reply timeout is \"reply-timeout: "
+          "...\"")
 def connection_address_times_out():
     with Server(control=True, conversations={"reply_timeout": "50ms"}) as server:
         client = server.client()
@@ -218,8 +219,8 @@ def connection_address_times_out():
         pushed(client, b"x")
 
 
-@scenario("Addresses", "$worker/IDENTITY: a worker registered under that identity, of whatever queue, "
-          "chosen as among several")
+@scenario("Addresses", "$worker/IDENTITY: a worker registered under that identity, of whatever "
+          "queue, chosen as among several")
 def worker_address():
     with Server(control=True) as server:
         one = worker(server, "a", identity="w/1", namespaces=("n",), activities=("x",))
@@ -492,6 +493,7 @@ def control_close_flushes():
             client.expect(deliver(1, sequence, bytes(1 << 20)))
         client.expect(disconnect())
         client.expect_end()
+        server.closed(client)
         control = server.control()
         control.send(conversation_open(2, 1, "$control/connections"), request(2, 1, b""))
         found = json.loads(payload_of(control.receive()))["connections"]

@@ -1,8 +1,8 @@
 """Conversations: opening, messages, the answers and their order, timeouts, closing.
 
-At the other end stands a worker of the queue "jobs" that answers when the scenario wants it to. What
-takes time is measured by a request that nobody answers: when it has timed out, so would have another
-that was sent before it.
+At the other end stands a worker of the queue "jobs" that answers when the scenario wants it to.
+What takes time is measured by a request that nobody answers: when it has timed out, so would have
+another that was sent before it.
 """
 
 import select
@@ -74,8 +74,8 @@ def ids_are_the_connections_own():
             two.expect(reply(1, number, b"x"))
 
 
-@scenario("Conversations", "ConversationOpen is silent when it succeeds; an id that is open already "
-          "gets ConversationError 0xFFFF with the text that clients know", client=True)
+@scenario("Conversations", "ConversationOpen is silent when it succeeds; an id that is open "
+          "already gets ConversationError 0xFFFF with the text that clients know", client=True)
 def already_open():
     with Server() as server:
         jobs, client = worker(server), server.client()
@@ -127,8 +127,9 @@ def missing_subject():
 
 # Messages
 
-@scenario("Conversations", "ConversationMessage to an id that is not open: ConversationError 0xFFFF "
-          "\"conversation is not open on this connection\", with flag 0x01 and without", client=True)
+@scenario("Conversations", "ConversationMessage to an id that is not open: ConversationError "
+          "0xFFFF \"conversation is not open on this connection\", with flag 0x01 and without",
+          client=True)
 def not_open():
     with Server() as server:
         other, client = opened(server, 5), server.client()
@@ -201,8 +202,8 @@ def fire_and_forget_waits():
 
 
 @scenario("Conversations", "with flag 0x01: one answer, a ConversationMessage with the same id on "
-          "the request's stream, flag 0x01, schema id zero, independent context and the responder's "
-          "payload", client=True)
+          "the request's stream, flag 0x01, schema id zero, independent context and the "
+          "responder's payload", client=True)
 def replies():
     payloads = (b"", b"\x00", bytes(range(256)), "\u00e4\u20ac".encode(), bytes(70000))
     with Server() as server:
@@ -244,8 +245,8 @@ def order():
                       reply(15, 1, b"answer 5"))
 
 
-@scenario("Conversations", "an answer that is held by the order comes behind the timeout of the one "
-          "in front")
+@scenario("Conversations", "an answer that is held by the order comes behind the timeout of the "
+          "one in front")
 def held_until_a_timeout():
     with Server(conversations={"reply_timeout": "300ms"}) as server:
         jobs, client = worker(server), opened(server, 1)
@@ -355,8 +356,8 @@ def close_is_silent():
         other.expect(reply(3, 2, b"x"))
 
 
-@scenario("Conversations", "ConversationClose: pending requests of it are forgotten, and the id may "
-          "be reused")
+@scenario("Conversations", "ConversationClose: pending requests of it are forgotten, and the id "
+          "may be reused")
 def close_forgets():
     with Server(limits={"max_pending_replies_per_connection": 3}) as server:
         jobs, client = worker(server), opened(server, 1, 2)
@@ -373,7 +374,8 @@ def close_forgets():
         client.expect_nothing()
 
 
-@scenario("Conversations", "a conversation that is closed gets no timeout for what it has forgotten")
+@scenario("Conversations", "a conversation that is closed gets no timeout for what it has "
+          "forgotten")
 def close_forgets_timeouts():
     with Server(conversations={"reply_timeout": "100ms"}) as server:
         jobs, client = worker(server), opened(server, 1, 2)
@@ -385,8 +387,8 @@ def close_forgets_timeouts():
 
 # Nobody waits
 
-@scenario("Conversations", "while replies are awaited the connection is read on: requests in several "
-          "conversations at once, answered in any order")
+@scenario("Conversations", "while replies are awaited the connection is read on: requests in "
+          "several conversations at once, answered in any order")
 def several_at_once():
     with Server() as server:
         jobs, client = worker(server), opened(server, *range(1, 9))
@@ -409,8 +411,8 @@ def requester_and_worker():
 
 # When the connection ends
 
-@scenario("Conversations", "half-close: requests that wait for a worker are waited for, and answered "
-          "when one comes", client=True)
+@scenario("Conversations", "half-close: requests that wait for a worker are waited for, and "
+          "answered when one comes", client=True)
 def half_close_waits_for_a_worker():
     with Server(conversations={"no_worker": "wait"}, control=True) as server:
         client = opened(server, 1, 2)
@@ -427,8 +429,8 @@ def half_close_waits_for_a_worker():
         assert server.closed(client) == "half_close"
 
 
-@scenario("Conversations", "half-close of a client that is its own worker: its push is lost at that "
-          "moment, and it is told so before the end")
+@scenario("Conversations", "half-close of a client that is its own worker: its push is lost at "
+          "that moment, and it is told so before the end")
 def half_close_of_requester_and_worker():
     with Server() as server:
         client = worker(server)
@@ -439,8 +441,8 @@ def half_close_of_requester_and_worker():
         client.expect_end()
 
 
-@scenario("Conversations", "when the requester resets its connection its requests are forgotten, and "
-          "the worker's places are free again")
+@scenario("Conversations", "when the requester resets its connection its requests are forgotten, "
+          "and the worker's places are free again")
 def requester_gone():
     with Server(limits={"max_pending_pushes_per_connection": 2}, control=True) as server:
         jobs, client, other = worker(server), opened(server, 1), opened(server, 1)

@@ -121,7 +121,8 @@ def resident(server):
         raise Skip("no %s here" % path)
     with open(path, encoding="ascii") as file:
         text = file.read()
-    return sum(int(size) for size in re.findall(r"(?m)^Private_(?:Clean|Dirty): +(\d+)", text)) * KIB
+    sizes = re.findall(r"(?m)^Private_(?:Clean|Dirty): +(\d+)", text)
+    return sum(map(int, sizes)) * KIB
 
 
 @scenario("The daemon", "an idle connection costs at most 12 kB of resident memory")
@@ -142,7 +143,6 @@ def memory_of_idle_connections():
         for client in clients:
             client.expect_nothing()
         each = (resident(server) - before) / CONNECTIONS
-        print("%.1f kB for each of %d connections" % (each / KIB, CONNECTIONS))
         assert each <= 12 * KIB, "%.1f kB for each connection" % (each / KIB)
         # The same when each has been busy for a while.
         for client in clients:

@@ -54,8 +54,8 @@ def text_lines():
         assert len(set.union(*peers.values())) == len(ends)
 
 
-@scenario("Start, stop, signals", "a connection's last line, at level info, carries its reason: every "
-          "closed connection says why")
+@scenario("Start, stop, signals", "a connection's last line, at level info, carries its reason: "
+          "every closed connection says why")
 def last_lines():
     with Server() as server:
         for client, reason in life(server):
@@ -140,8 +140,8 @@ def syslog_of(server, receiver):
     return found
 
 
-@scenario("The daemon", "log = syslog, and log = stderr after -d: lines go to the system's log, with "
-          "facility daemon and the level as severity")
+@scenario("The daemon", "log = syslog, and log = stderr after -d: lines go to the system's log, "
+          "with facility daemon and the level as severity")
 def syslog():
     root()
     if subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL,

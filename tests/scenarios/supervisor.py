@@ -43,8 +43,8 @@ class Notified(Server):
             self.receiver.settimeout(TIMEOUT)
 
 
-@scenario("The daemon", "the service manager is told READY=1 when it serves, STOPPING=1 when it begins "
-          "to stop, with a STATUS each")
+@scenario("The daemon", "the service manager is told READY=1 when it serves, STOPPING=1 when it "
+          "begins to stop, with a STATUS each")
 def notified():
     with Notified(http=True) as server:
         lines = server.told()
@@ -152,8 +152,8 @@ def unix_listener(path):
     return one
 
 
-@scenario("Start, stop, signals", "LISTEN_FDS: passed stream sockets replace `listen`, and stay what "
-          "they were at exit")
+@scenario("Start, stop, signals", "LISTEN_FDS: passed stream sockets replace `listen`, and stay "
+          "what they were at exit")
 def passed_sockets():
     with tempfile.TemporaryDirectory(prefix="lm-") as directory:
         path = os.path.join(directory, "passed")
@@ -176,7 +176,8 @@ def passed_sockets():
                 Client(address).close()
 
 
-@scenario("Start, stop, signals", "those named `http` and `control` in LISTEN_FDNAMES replace those two")
+@scenario("Start, stop, signals", "those named `http` and `control` in LISTEN_FDNAMES replace "
+          "those two")
 def passed_by_name():
     with tempfile.TemporaryDirectory(prefix="lm-") as directory:
         path = os.path.join(directory, "passed")
@@ -215,8 +216,8 @@ def passed_to_another():
             server.client().expect_nothing()
 
 
-@scenario("Start, stop, signals", "what is passed and is no listening stream socket: a message, exit "
-          "status 1")
+@scenario("Start, stop, signals", "what is passed and is no listening stream socket: a message, "
+          "exit status 1")
 def passed_rubbish():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, \
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as silent, \

@@ -1,6 +1,6 @@
-"""Workers: who answers a conversation, registrations, pushes and their answers, and how workers end.
+"""Workers: who answers a conversation, registrations, pushes and their answers, how workers end.
 
-Which of several workers got a request shows in who receives the Push. `outcome` gives both.
+Which of several workers got a request shows in who receives the Push: `who` waits for that.
 """
 
 import json
@@ -82,8 +82,8 @@ def any_subject():
             client.expect(reply(number, number, b"%d" % number))
 
 
-@scenario("Who answers", "QUEUE: a worker whose task queue equals QUEUE, whatever its namespaces and "
-          "activity types")
+@scenario("Who answers", "QUEUE: a worker whose task queue equals QUEUE, whatever its namespaces "
+          "and activity types")
 def by_queue():
     with Server(conversations={"no_worker": "error"}) as server:
         client = server.client()
@@ -97,8 +97,8 @@ def by_queue():
             client.send(*[conversation_close(1, number) for number in range(1, 9)])
 
 
-@scenario("Who answers", "NAMESPACE/QUEUE and NAMESPACE/QUEUE/ACTIVITY: the worker's namespaces and "
-          "activity types contain the named ones, or are empty lists")
+@scenario("Who answers", "NAMESPACE/QUEUE and NAMESPACE/QUEUE/ACTIVITY: the worker's namespaces "
+          "and activity types contain the named ones, or are empty lists")
 def by_namespace_and_activity():
     with Server(conversations={"no_worker": "error"}) as server:
         client, number = server.client(), 1
@@ -120,8 +120,8 @@ def by_namespace_and_activity():
             server.closed(jobs)
 
 
-@scenario("Who answers", "no part may be empty, and another form has no worker, also where a worker "
-          "has an empty name in that place")
+@scenario("Who answers", "no part may be empty, and another form has no worker, also where a "
+          "worker has an empty name in that place")
 def empty_parts():
     with Server(conversations={"no_worker": "error"}) as server:
         client = server.client()
@@ -143,7 +143,8 @@ def resolved_at_the_first_message():
         client.expect(reply(3, 1, b"y"))
 
 
-@scenario("Who answers", "the conversation stays with its worker, though another would be chosen now")
+@scenario("Who answers", "the conversation stays with its worker, though another would be chosen "
+          "now")
 def stays_with_its_worker():
     with Server() as server:
         one, client = worker(server), opened(server, 1)
@@ -249,8 +250,8 @@ def no_worker_error():
         client.expect(conversation_error(4, 1, SERVER_ERROR, NO_WORKER), pong())
 
 
-@scenario("Who answers", "no_worker = wait: until a worker registers that the subject means, in the "
-          "order of the requests")
+@scenario("Who answers", "no_worker = wait: until a worker registers that the subject means, in "
+          "the order of the requests")
 def no_worker_wait():
     with Server(conversations={"no_worker": "wait"}) as server:
         client = server.client()
@@ -363,8 +364,8 @@ def lost_while_idle():
             client.expect(reply(8, number, b"again"))
 
 
-@scenario("Who answers", "a conversation whose request was lost, or waited its turn, is resolved anew "
-          "at its next message without an error", client=True)
+@scenario("Who answers", "a conversation whose request was lost, or waited its turn, is resolved "
+          "anew at its next message without an error", client=True)
 def lost_and_told():
     with Server(limits={"max_pending_pushes_per_connection": 1},
                 conversations={"no_worker": "wait"}) as server:
@@ -384,8 +385,8 @@ def lost_and_told():
             client.expect(reply(5, number, b"fine"))
 
 
-@scenario("Who answers", "a conversation whose worker had announced no more pushes, or replaced its "
-          "registration, is resolved anew at its next message without an error", client=True)
+@scenario("Who answers", "a conversation whose worker had announced no more pushes, or replaced "
+          "its registration, is resolved anew at its next message without an error", client=True)
 def left_and_gone():
     with Server(conversations={"no_worker": "error"}) as server:
         client = server.client()
@@ -440,8 +441,8 @@ def tokens():
 
 # Registrations
 
-@scenario("Pushes and workers", "WorkerRegister: WorkerRegisterAck accepted; empty strings and lists "
-          "are legal, with the list of contracts and without", client=True)
+@scenario("Pushes and workers", "WorkerRegister: WorkerRegisterAck accepted; empty strings and "
+          "lists are legal, with the list of contracts and without", client=True)
 def registration():
     with Server() as server:
         client = server.client()
@@ -485,14 +486,12 @@ def registration_replaced():
         jobs.send(push_reply(1, correlation, b"still answered"))
         client.expect(reply(2, 2, b"still answered"))
         serves(client, jobs, 4, "new")
-        workers = [jobs]
-        assert serve(client, workers, 5, "new") is jobs
 
 
 # Pushes
 
-@scenario("Pushes and workers", "Push: stream 1, flags 0, correlation ids from one server-wide counter "
-          "from 1, the payload byte for byte", client=True)
+@scenario("Pushes and workers", "Push: stream 1, flags 0, correlation ids from one server-wide "
+          "counter from 1, the payload byte for byte", client=True)
 def pushes():
     payloads = (b"", b"\x00", bytes(range(256)), bytes(100000))
     with Server() as server:
@@ -527,8 +526,8 @@ def turns():
             jobs.expect_nothing()
 
 
-@scenario("Pushes and workers", "a request that waits its turn does so within its reply timeout, and "
-          "is not pushed after that")
+@scenario("Pushes and workers", "a request that waits its turn does so within its reply timeout, "
+          "and is not pushed after that")
 def turn_times_out():
     with Server(limits={"max_pending_pushes_per_connection": 1},
                 conversations={"reply_timeout": "300ms"}) as server:
@@ -626,8 +625,8 @@ def bad_refusals():
         jobs.expect_nothing()
 
 
-@scenario("Pushes and workers", "PushReply with flag 0x80, still working: the payload is dropped and "
-          "the request's reply timeout starts afresh")
+@scenario("Pushes and workers", "PushReply with flag 0x80, still working: the payload is dropped "
+          "and the request's reply timeout starts afresh")
 def still_working():
     with Server(conversations={"reply_timeout": "300ms"}) as server:
         jobs, client = worker(server), opened(server, 1, 2)
@@ -644,7 +643,7 @@ def still_working():
 
 @scenario("Pushes and workers", "... up to reply_timeout_max after the request")
 def still_working_at_most():
-    with Server(conversations={"reply_timeout": "100ms", "reply_timeout_max": "300ms"}) as server:
+    with Server(conversations={"reply_timeout": "300ms", "reply_timeout_max": "500ms"}) as server:
         jobs, client = worker(server), opened(server, 1)
         correlation = ask(client, jobs, 1, b"long")
         keep_working_until_readable(jobs, correlation, client)
@@ -671,9 +670,9 @@ def leaving():
         client.expect(reply(3, 1, b"done"))
 
 
-@scenario("Pushes and workers", "requests waiting their turn at a worker that leaves are resolved anew "
-          "at once, conversations bound to it at their next message: so it leaves without losing "
-          "work")
+@scenario("Pushes and workers", "requests waiting their turn at a worker that leaves are resolved "
+          "anew at once, conversations bound to it at their next message: so it leaves without "
+          "losing work")
 def leaving_loses_nothing():
     with Server(limits={"max_pending_pushes_per_connection": 1}) as server:
         one, client = worker(server), opened(server, 1, 2, 3)
@@ -698,8 +697,8 @@ def leaving_loses_nothing():
         client.expect_nothing()
 
 
-@scenario("Pushes and workers", "a later WorkerRegister without the flag brings it back; a first one "
-          "with the flag gets no pushes")
+@scenario("Pushes and workers", "a later WorkerRegister without the flag brings it back; a first "
+          "one with the flag gets no pushes")
 def coming_back():
     with Server(conversations={"no_worker": "error"}) as server:
         jobs, client = server.client(), server.client()
@@ -713,8 +712,8 @@ def coming_back():
         serves(client, jobs, 4, "jobs")
 
 
-@scenario("Pushes and workers", "a half-closed worker gets no push more, while its own requests are "
-          "waited for")
+@scenario("Pushes and workers", "a half-closed worker gets no push more, while its own requests "
+          "are waited for")
 def half_closed_worker_gets_none():
     with Server(conversations={"no_worker": "error"}) as server:
         other, jobs, client = worker(server, "other"), worker(server), server.client()
@@ -738,9 +737,9 @@ def half_closed_worker_gets_none():
 
 # Channels on which workers are not answered
 
-@scenario("Pushes and workers", "a Publish to one of unanswered_channels on a connection that has ever "
-          "registered as a worker gets neither PublishAck nor PublishError, and is delivered all the "
-          "same", client=True)
+@scenario("Pushes and workers", "a Publish to one of unanswered_channels on a connection that has "
+          "ever registered as a worker gets neither PublishAck nor PublishError, and is delivered "
+          "all the same", client=True)
 def unanswered_channels():
     default = "aion.observability.v1"
     for channel, settings in ((default, {}),
