@@ -142,7 +142,7 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 			conn_answer_one_locked(conn, message, message->delivered);
 		if (fits) {
 			conn_deliver_one_locked(conn, delivery, message, origin,
-						size_min(size * (count - i - 1), SIZE_MAX));
+						size * (count - i - 1));
 			delivery->sequence++;
 			delivery->accepted++;
 		} else if (due && delivery->overflow && delivery->drop) {

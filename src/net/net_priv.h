@@ -149,7 +149,6 @@ void conn_close_locked(struct conn *conn, enum close_reason reason);
  * wakes the session any more after that. */
 enum close_reason conn_settle_reason(struct conn *conn, enum close_reason own);
 
-const char *close_reason_word(enum close_reason reason);
 void conn_log_closed(const struct conn *conn, enum close_reason reason);
 
 extern const struct sink_ops conn_sink_ops;
