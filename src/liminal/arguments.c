@@ -147,10 +147,10 @@ bool cli_parse_global(int argc, char **argv, struct cli_arguments *arguments, in
 	return true;
 }
 
-/* A command's --help need not be in every table. */
+/* It need not be in every command's table. */
 static bool cli_asks_for_help(const char *argument)
 {
-	return strcmp(argument, "--help") == 0;
+	return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
 }
 
 static bool cli_check_operands(const struct cli_command *command,

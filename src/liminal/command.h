@@ -20,8 +20,8 @@ typedef void command_still_running(void *context);
 
 /*
  * Runs ARGV in a process group of its own, with INPUT as standard input, and waits for its end.
- * Its standard error is passed on to ours. *GROUP is the process group while it runs, else 0; it
- * may be read by other threads under command_lock.
+ * Its standard error is passed on to ours. *GROUP is the process group while it runs, else 0; other
+ * threads look at it with command_terminate only.
  */
 void command_run(char *const *argv, const void *input, size_t length, pid_t *group,
 		 command_still_running *still_running, void *context,

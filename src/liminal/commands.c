@@ -1,4 +1,7 @@
-/* The table of commands and options: parser, --help and completions come from it. */
+/*
+ * The table of commands and options: parser, --help and completions come from it. Its texts hold
+ * no single quote, in which the completions have them.
+ */
 #include "liminal/cli.h"
 
 #include <string.h>
@@ -10,7 +13,7 @@
 
 const struct cli_option cli_global_options[] = {
 	{'s', "server", "SERVER", false, "HOST:PORT or the path of a socket (LIMINAL_SERVER)"},
-	{'T', "token-file", "FILE", false, "the token is FILE's content (or LIMINAL_TOKEN)"},
+	{'T', "token-file", "FILE", false, "the token is the content of FILE (or LIMINAL_TOKEN)"},
 	{'\0', "json", NULL, false, "output for programs, one object a line"},
 	{'V', "version", NULL, false, "print the version"},
 	{'h', "help", NULL, false, "print this"},
@@ -41,7 +44,7 @@ static const struct cli_option worker_options[] = {
 	{'n', "namespace", "NAMESPACE", true, "serve this namespace only"},
 	{'a', "activity", "ACTIVITY", true, "serve this activity only"},
 	{'j', "jobs", "JOBS", false, "how many commands may run at once (1)"},
-	{'i', "identity", "IDENTITY", false, "the worker's name (liminal@HOST:PID)"},
+	{'i', "identity", "IDENTITY", false, "name of the worker (liminal@HOST:PID)"},
 	OPTIONS_END,
 };
 

@@ -33,7 +33,7 @@ void cli_help(FILE *out)
 	}
 	fprintf(out, "\noptions, in front of the command:\n");
 	help_options(cli_global_options, out);
-	fprintf(out, "\n\"liminal COMMAND --help\" shows a command's own options. "
+	fprintf(out, "\n\"liminal COMMAND --help\" shows the options of a command. "
 		     "The manual is liminal(1).\n");
 }
 
@@ -45,7 +45,7 @@ void cli_help_command(const struct cli_command *command, FILE *out)
 	help_options(command->options, out);
 }
 
-/* Text in single quotes, for any of the shells; the tables hold no single quote. */
+/* All names, for a list of words. */
 static void help_words(const struct cli_option *options, FILE *out)
 {
 	const char *separator = "";

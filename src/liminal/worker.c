@@ -7,12 +7,12 @@
  */
 #include "liminal/cli.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/thread.h"
 #include "liminal/command.h"
 
 #define WORKER_JOBS_MAX 1024
@@ -39,7 +39,7 @@ struct worker {
 
 struct worker_slot {
 	struct worker *worker;
-	struct thread thread;
+	pthread_t thread;
 	pid_t group; /* of the command that runs; see command.h */
 	int status;
 };
@@ -182,17 +182,18 @@ static void *worker_wait_for_signals(void *argument)
 /* Serves until every slot has ended; the exit status. */
 static int worker_work(struct worker *worker)
 {
-	struct thread waiter;
+	pthread_t waiter;
 	size_t started = 0;
 	int status = CLI_DONE;
 
-	if (thread_start(&waiter, worker_wait_for_signals, worker) != 0) {
+	if (pthread_create(&waiter, NULL, worker_wait_for_signals, worker) != 0) {
 		cli_error("cannot start a thread");
 		return CLI_FAILED;
 	}
 	for (size_t i = 0; i < worker->slot_count; i++, started++) {
 		worker->slots[i].worker = worker;
-		if (thread_start(&worker->slots[i].thread, worker_serve, &worker->slots[i]) == 0)
+		if (pthread_create(&worker->slots[i].thread, NULL, worker_serve,
+				   &worker->slots[i]) == 0)
 			continue;
 		cli_error("cannot start more than %zu threads", started);
 		status = CLI_FAILED;
@@ -200,15 +201,15 @@ static int worker_work(struct worker *worker)
 		break;
 	}
 	for (size_t i = 0; i < started; i++) {
-		thread_join(&worker->slots[i].thread);
+		pthread_join(worker->slots[i].thread, NULL);
 		if (status == CLI_DONE)
 			status = worker->slots[i].status;
 	}
 	pthread_mutex_lock(&worker->lock);
 	worker->finished = true;
 	pthread_mutex_unlock(&worker->lock);
-	pthread_kill(waiter.native, SIGTERM);
-	thread_join(&waiter);
+	pthread_kill(waiter, SIGTERM);
+	pthread_join(waiter, NULL);
 	return status;
 }
 

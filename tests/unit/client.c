@@ -69,7 +69,7 @@ END_TEST
 static void script_silent(void)
 {
 	server_take();
-	wait_for(&server.go);
+	wait_for(server.go);
 	server_drop();
 }
 
@@ -82,7 +82,7 @@ START_TEST(unreachable)
 	options = options_for(0);
 	options.connect_timeout_ms = 50;
 	fails_with(liminal_open(&options, &client), LIMINAL_UNREACHABLE, 0, "in time");
-	sem_post(&server.go);
+	tell(server.go);
 	server_end();
 	fails_with(liminal_open(&options, &client), LIMINAL_UNREACHABLE, 0, server.address);
 	options.server = "/nowhere/socket";
@@ -285,7 +285,7 @@ static void script_no_deadlock(void)
 	memset(payload, 'x', BIG - 1);
 	server_greet();
 	stream = expect_subscribe(1);
-	wait_for(&server.go);
+	wait_for(server.go);
 	for (uint64_t i = 1; i <= BIG_COUNT; i++) {
 		put_deliver(stream, i, payload);
 		leave();
@@ -305,7 +305,7 @@ START_TEST(no_deadlock)
 	char *payload = calloc(BIG, 1);
 
 	succeeds(liminal_subscribe(client, "events", NULL, &subscription));
-	sem_post(&server.go);
+	tell(server.go);
 	for (int i = 0; i < BIG_COUNT; i++)
 		succeeds(liminal_publish_async(client, "events", payload, BIG, NULL));
 	succeeds(liminal_flush(client, LIMINAL_FOREVER, &flushed));

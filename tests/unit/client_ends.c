@@ -195,7 +195,7 @@ static void script_lost(void)
 	leave();
 	expect(WIRE_CONVERSATION_OPEN);
 	expect(WIRE_CONVERSATION_MESSAGE);
-	sem_post(&server.here);
+	tell(server.here);
 	expect_publish();
 	put_error(WIRE_CONNECT_ERROR, 0, WIRE_REASON_CODEC, "that was malformed");
 	leave();
@@ -228,7 +228,7 @@ START_TEST(lost)
 	succeeds(liminal_subscribe(test.client, "events", NULL, &subscription));
 	succeeds(liminal_converse(test.client, "jobs", &test.conversation));
 	pthread_create(&thread, NULL, lose_request, &test);
-	wait_for(&server.here);
+	wait_for(server.here);
 	fails_with(liminal_publish(test.client, "events", "", 0, NULL, NULL), LIMINAL_LOST,
 		   WIRE_REASON_CODEC, "that was malformed");
 	pthread_join(thread, NULL);
@@ -248,7 +248,7 @@ static void script_malformed(void)
 	server_greet();
 	expect(WIRE_PING);
 	send_all(deliver, sizeof(deliver));
-	wait_for(&server.go);
+	wait_for(server.go);
 	server_drop();
 }
 
@@ -258,7 +258,7 @@ START_TEST(malformed)
 
 	fails_with(liminal_ping(client, LIMINAL_FOREVER, NULL), LIMINAL_PROTOCOL, 0,
 		   "not of the protocol");
-	sem_post(&server.go);
+	tell(server.go);
 	end(&client);
 }
 END_TEST
@@ -267,7 +267,7 @@ static void script_stop(void)
 {
 	server_greet();
 	expect(WIRE_PING);
-	sem_post(&server.here);
+	tell(server.here);
 	/* The client's end, whenever it comes. */
 	ck_assert_int_eq(recv(server.fd, server.payload, 1, 0), 0);
 	server_drop();
@@ -275,7 +275,7 @@ static void script_stop(void)
 
 static void *stop_client(void *client)
 {
-	wait_for(&server.here);
+	wait_for(server.here);
 	liminal_stop(client);
 	return NULL;
 }
@@ -299,11 +299,11 @@ static void script_take_over(void)
 
 	server_greet();
 	expect(WIRE_PING);
-	sem_post(&server.here);
+	tell(server.here);
 	stream = expect_publish();
 	put_empty(WIRE_PONG);
 	leave();
-	wait_for(&server.go);
+	wait_for(server.go);
 	put_publish_ack(stream, 1, 0);
 	leave();
 	server_expect_end();
@@ -312,7 +312,7 @@ static void script_take_over(void)
 static void *ping_only(void *client)
 {
 	succeeds(liminal_ping(client, LIMINAL_FOREVER, NULL));
-	sem_post(&server.go);
+	tell(server.go);
 	return NULL;
 }
 
@@ -323,7 +323,7 @@ START_TEST(take_over)
 	pthread_t thread;
 
 	pthread_create(&thread, NULL, ping_only, client);
-	wait_for(&server.here);
+	wait_for(server.here);
 	succeeds(liminal_publish(client, "events", "", 0, NULL, NULL));
 	pthread_join(thread, NULL);
 	end(&client);
@@ -471,7 +471,7 @@ END_TEST
 static void script_drop(void)
 {
 	server_greet();
-	wait_for(&server.go);
+	wait_for(server.go);
 	server_drop();
 }
 
@@ -484,7 +484,7 @@ START_TEST(no_signal)
 	char *payload = calloc(BIG, 1);
 
 	ck_assert(signal(SIGPIPE, SIG_DFL) != SIG_ERR);
-	sem_post(&server.go);
+	tell(server.go);
 	pthread_join(server.thread, NULL);
 	for (int i = 0; i < 20; i++)
 		liminal_publish_async(client, "events", payload, BIG, NULL);

@@ -10,7 +10,6 @@
 
 #include <check.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <string.h>
 
 #define SCHEMA "01234567890123456789012345678901"
@@ -23,8 +22,8 @@ struct server {
 	void (*script)(void);
 	uint8_t payload[1 << 20]; /* of the frame read last */
 	struct wire_frame frame;
-	sem_t go;   /* the test tells the script */
-	sem_t here; /* the script tells the test */
+	int go[2];   /* pipes: the test tells the script */
+	int here[2]; /* the script tells the test */
 };
 
 extern struct server server;
@@ -59,7 +58,8 @@ void server_greet(void);
 void server_drop(void);
 /* The client takes leave in form. */
 void server_expect_end(void);
-void wait_for(sem_t *event);
+void tell(const int event[2]);
+void wait_for(const int event[2]);
 
 /*
  * For the test.

@@ -1,6 +1,6 @@
 # fish completion for liminal(1), made by "liminal --completions fish"
 complete -c liminal -n '__fish_use_subcommand' -s s -l server -r -d 'HOST:PORT or the path of a socket (LIMINAL_SERVER)'
-complete -c liminal -n '__fish_use_subcommand' -s T -l token-file -r -d 'the token is FILE's content (or LIMINAL_TOKEN)'
+complete -c liminal -n '__fish_use_subcommand' -s T -l token-file -r -d 'the token is the content of FILE (or LIMINAL_TOKEN)'
 complete -c liminal -n '__fish_use_subcommand' -l json -d 'output for programs, one object a line'
 complete -c liminal -n '__fish_use_subcommand' -s V -l version -d 'print the version'
 complete -c liminal -n '__fish_use_subcommand' -s h -l help -d 'print this'
@@ -19,7 +19,7 @@ complete -c liminal -f -n __fish_use_subcommand -a worker -d 'run a command for 
 complete -c liminal -n '__fish_seen_subcommand_from worker' -s n -l namespace -r -d 'serve this namespace only'
 complete -c liminal -n '__fish_seen_subcommand_from worker' -s a -l activity -r -d 'serve this activity only'
 complete -c liminal -n '__fish_seen_subcommand_from worker' -s j -l jobs -r -d 'how many commands may run at once (1)'
-complete -c liminal -n '__fish_seen_subcommand_from worker' -s i -l identity -r -d 'the worker's name (liminal@HOST:PID)'
+complete -c liminal -n '__fish_seen_subcommand_from worker' -s i -l identity -r -d 'name of the worker (liminal@HOST:PID)'
 complete -c liminal -f -n __fish_use_subcommand -a ping -d 'measure round trips to the server'
 complete -c liminal -n '__fish_seen_subcommand_from ping' -s c -l count -r -d 'leave after N pings'
 complete -c liminal -n '__fish_seen_subcommand_from ping' -s i -l interval -r -d 'time between two pings (1)'
