@@ -38,8 +38,7 @@ static struct broker_channel_settings channel_settings[MODEL_CHANNELS];
 static char *unanswered[] = {(char *)"quiet"};
 static struct broker_settings settings;
 
-/* --- chance
- * ---------------------------------------------------------------------------------------- */
+/* --- chance ------------------------------------------------------------------------------ */
 
 static uint64_t chance;
 
@@ -57,8 +56,7 @@ static bool one_in(unsigned count)
 
 #define DRAW_OF(array) ((array)[draw(ARRAY_LENGTH(array))])
 
-/* --- what was done
- * ----------------------------------------------------------------------------------- */
+/* --- what was done ----------------------------------------------------------------------- */
 
 static char *history;
 static size_t history_length;
@@ -93,8 +91,7 @@ static _Noreturn void disagree(const char *format, ...)
 	exit(1);
 }
 
-/* --- comparing
- * ---------------------------------------------------------------------------------------- */
+/* --- comparing --------------------------------------------------------------------------- */
 
 static void compare_number(const char *what, int of, uint64_t is, uint64_t expected)
 {
@@ -224,8 +221,7 @@ static void compare(void)
 	compare_totals();
 }
 
-/* --- operations
- * ----------------------------------------------------------------------------------------- */
+/* --- operations -------------------------------------------------------------------------- */
 
 /* A new payload of a few bytes; its whole length in *LENGTH, which may be some units. */
 static void draw_payload(char text[16], size_t *length)
@@ -390,26 +386,60 @@ static void unsubscribe(int client)
 	model_unsubscribe(&model, client, id);
 }
 
-static uint64_t draw_conversation(int client)
+#define CONVERSATION_IDS 5
+
+static uint64_t draw_conversation(void)
 {
-	(void)client;
-	return 1 + draw(5);
+	return 1 + draw(CONVERSATION_IDS);
+}
+
+static bool is_open(int client, uint64_t id)
+{
+	for (int i = 0; i < model.conversation_count; i++)
+		if (model.conversations[i].open && model.conversations[i].client == client &&
+		    model.conversations[i].id == id)
+			return true;
+	return false;
+}
+
+/* Mostly one that is open. */
+static uint64_t draw_open_conversation(int client)
+{
+	uint64_t id = draw_conversation();
+
+	for (int i = 0; i < CONVERSATION_IDS && !is_open(client, id) && !one_in(12); i++)
+		id = 1 + id % CONVERSATION_IDS;
+	return id;
 }
 
 static void open_conversation(int client)
 {
 	static const char *const subjects[] = {
-		"q",	      "q",
-		"q",	      "n/q",
-		"n/q/a",      "m/q/b",
-		"r",	      "r",
-		"n/r",	      "",
-		"q/",	      "n/q/a/x",
-		"$worker",    "$worker/w",
-		"$worker/v",  "$control/same",
-		"$control/x", "$connection/",
+		"q",
+		"q",
+		"q",
+		"q",
+		"q",
+		"q",
+		"n/q",
+		"n/q/a",
+		"m/q/b",
+		"r",
+		"r",
+		"r",
+		"n/r",
+		"",
+		"q/",
+		"n/q/a/x",
+		"$worker",
+		"$worker/w",
+		"$worker/w",
+		"$worker/v",
+		"$control/same",
+		"$control/x",
+		"$connection/",
 	};
-	uint64_t id = draw_conversation(client);
+	uint64_t id = draw_conversation();
 	uint32_t stream = 1 + draw(9);
 	char subject[32];
 
@@ -425,7 +455,7 @@ static void open_conversation(int client)
 
 static void message(int client)
 {
-	uint64_t id = draw_conversation(client);
+	uint64_t id = draw_open_conversation(client);
 	uint32_t stream = 1 + draw(9);
 	bool wanted = !one_in(4);
 	char text[16], *payload;
@@ -471,19 +501,20 @@ static bool may_act(int client)
 /* Mostly one that is outstanding, by the one who got it. */
 static uint64_t draw_push(int *client)
 {
-	int first = model.request_count > 0 ? (int)draw((unsigned)model.request_count) : 0;
+	unsigned pushed = 0;
 
-	for (int i = 0; i < model.request_count && !one_in(12); i++) {
-		const struct model_request *request =
-			&model.requests[(first + i) % model.request_count];
-
-		if (request->state != MODEL_PUSHED)
+	for (int i = 0; i < model.request_count; i++)
+		pushed += model.requests[i].state == MODEL_PUSHED;
+	if (pushed == 0 || one_in(12))
+		return draw(30);
+	pushed = draw(pushed);
+	for (int i = 0;; i++) {
+		if (model.requests[i].state != MODEL_PUSHED || pushed-- > 0)
 			continue;
 		if (!one_in(12))
-			*client = request->target;
-		return request->correlation;
+			*client = model.requests[i].target;
+		return model.requests[i].correlation;
 	}
-	return draw(30);
 }
 
 static void push_reply(int client)
@@ -590,8 +621,8 @@ static void operate(void)
 		reload();
 		return;
 	}
-	if (one_in(20)) {
-		uint64_t id = draw_conversation(client);
+	if (one_in(40)) {
+		uint64_t id = draw_open_conversation(client);
 
 		close_conversation(client, id);
 		return;
@@ -612,9 +643,7 @@ static void operate(void)
 	}
 }
 
-/* --- runs
- * -------------------------------------------------------------------------------------------------
- */
+/* --- runs -------------------------------------------------------------------------------- */
 
 static bool control_known(struct span name)
 {
@@ -671,7 +700,7 @@ static void run(void)
 
 	begin();
 	for (unsigned i = 0; i < count; i++) {
-		int64_t ms = one_in(3) ? (int64_t)draw(60) : 0;
+		int64_t ms = one_in(5) ? (int64_t)draw(60) : 0;
 
 		if (ms > 0)
 			note("%lld ms pass\n", (long long)ms);

@@ -8,8 +8,7 @@
 #include "../unit/fake_sink.h"
 #include "base/clock.h"
 
-/* --- telling ------------------------------------------------------------------------------------
- */
+/* --- telling ----------------------------------------------------------------------------- */
 
 static void say(struct model *model, int client, size_t bytes, const char *format, ...)
 	PRINTF_LIKE(4, 5);
@@ -61,8 +60,7 @@ static const char *no_room(const struct model *model, int client, size_t bytes)
 	return to->bytes + bytes > to->max_bytes ? "max_outbox_bytes" : NULL;
 }
 
-/* --- channels ------------------------------------------------------------------------------------
- */
+/* --- channels ---------------------------------------------------------------------------- */
 
 uint64_t model_subscriptions_of(const struct model *model, int client)
 {
@@ -234,8 +232,7 @@ void model_unsubscribe(struct model *model, int client, uint64_t id)
 			model->subscriptions[i].live = false;
 }
 
-/* --- counting requests
- * ------------------------------------------------------------------------------- */
+/* --- counting requests ------------------------------------------------------------------- */
 
 static bool is_waiting(const struct model_request *request)
 {
@@ -299,8 +296,7 @@ static uint64_t held_of(const struct model *model, int client, size_t *bytes)
 	return count;
 }
 
-/* --- conversations
- * ------------------------------------------------------------------------------------ */
+/* --- conversations ----------------------------------------------------------------------- */
 
 uint64_t model_conversations_of(const struct model *model, int client)
 {
@@ -409,8 +405,7 @@ void model_open(struct model *model, int client, uint32_t stream, uint64_t id, c
 	strcpy(conversation->subject, subject);
 }
 
-/* --- answers
- * ------------------------------------------------------------------------------------------ */
+/* --- answers ----------------------------------------------------------------------------- */
 
 static uint64_t conversation_id(const struct model *model, const struct model_request *request)
 {
@@ -523,8 +518,7 @@ static void reply(struct model *model, struct model_request *request, const char
 	hold_answer(model, request, true, length);
 }
 
-/* --- who answers
- * --------------------------------------------------------------------------------------- */
+/* --- who answers ------------------------------------------------------------------------- */
 
 int model_registration_of(const struct model *model, int client)
 {
@@ -636,8 +630,7 @@ static int resolve(struct model *model, struct model_conversation *conversation)
 	return conversation->bound < 0 ? -1 : model->registrations[conversation->bound].client;
 }
 
-/* --- on the way to a worker
- * ------------------------------------------------------------------------------ */
+/* --- on the way to a worker -------------------------------------------------------------- */
 
 static bool somebody_waits_for(const struct model *model, int target)
 {
@@ -764,8 +757,7 @@ static void reroute_turns(struct model *model, int target)
 	}
 }
 
-/* --- messages
- * -------------------------------------------------------------------------------------------- */
+/* --- messages ---------------------------------------------------------------------------- */
 
 /* What keeps a new request out: the bound, or NULL. */
 static const char *too_many_requests(const struct model *model, int conversation)
@@ -839,9 +831,7 @@ void model_message(struct model *model, int client, uint32_t stream, uint64_t id
 	route(model, request, true);
 }
 
-/* --- endings
- * ------------------------------------------------------------------------------------------------
- */
+/* --- endings ----------------------------------------------------------------------------- */
 
 /* Frees its place, if it is a worker's. */
 static void forget(struct model *model, struct model_request *request)
@@ -1011,9 +1001,7 @@ void model_push_reply(struct model *model, int client, uint64_t correlation,
 	advance(model, client);
 }
 
-/* --- time
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- time -------------------------------------------------------------------------------- */
 
 static void expire(struct model *model, struct model_request *request)
 {
@@ -1070,9 +1058,7 @@ void model_advance(struct model *model, int64_t ns)
 	model->now_ns = until_ns;
 }
 
-/* --- connections
- * ------------------------------------------------------------------------------------------------
- */
+/* --- connections ------------------------------------------------------------------------- */
 
 void model_connect(struct model *model, int client, uint64_t id, bool control,
 		   const struct broker_client_limits *limits, uint64_t max_frames,

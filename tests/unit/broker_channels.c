@@ -1,6 +1,9 @@
 /* Channels of the broker: who gets what, in which order, and what publishers are answered. */
 #include "broker_helpers.h"
 
+#include "broker/broker_priv.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,8 +23,7 @@ static struct broker_channel_state channel_state(const char *name)
 	return found;
 }
 
-/* --- who gets a message
- * ---------------------------------------------------------------------------- */
+/* --- who gets a message ------------------------------------------------------------------ */
 
 START_TEST(each_subscription_gets_each_message)
 {
@@ -178,6 +180,35 @@ START_TEST(dead_connection_takes_nothing)
 }
 END_TEST
 
+#define MANY 100
+
+/* More than a flush set holds without memory of its own: each is flushed. */
+START_TEST(many_subscribers)
+{
+	static struct fake_client many[MANY];
+	char text[64];
+
+	start();
+	join(&a);
+	for (int i = 0; i < MANY; i++) {
+		join(&many[i]);
+		fake_subscribe(&many[i], 1, "news", 10);
+		fake_said(&many[i]);
+	}
+	for (int i = 1; i <= 3; i++) {
+		fake_publish(&a, 5, "news", "x");
+		snprintf(text, sizeof(text), "deliver 1 #%d m%d 'x'", i, i);
+		for (int j = 0; j < MANY; j++)
+			says(&many[j], text);
+	}
+	says(&a, "ack 5 m1 delivered, ack 5 m2 delivered, ack 5 m3 delivered");
+	for (int i = 0; i < MANY; i++)
+		fake_disconnect(&many[i]);
+	fake_disconnect(&a);
+	stop();
+}
+END_TEST
+
 START_TEST(too_many_subscriptions)
 {
 	limits = fake_limits;
@@ -204,8 +235,7 @@ START_TEST(too_many_subscriptions)
 }
 END_TEST
 
-/* --- slow consumers
- * -------------------------------------------------------------------------------- */
+/* --- slow consumers ---------------------------------------------------------------------- */
 
 START_TEST(shed_ends_the_subscription_that_is_behind)
 {
@@ -238,6 +268,28 @@ START_TEST(shed_ends_the_subscription_that_is_behind)
 	fake_disconnect(&a);
 	fake_disconnect(&b);
 	fake_disconnect(&c);
+	stop();
+}
+END_TEST
+
+/* A client that lets itself be shed again and again costs no more than its limit. */
+START_TEST(shed_subscriptions_leave_nothing_behind)
+{
+	limits = fake_limits;
+	limits.subscriptions = 2;
+	start();
+	join(&a);
+	join(&b);
+	for (int i = 0; i < 100; i++) {
+		ck_assert_int_eq(fake_subscribe(&b, 1, "news", 10), BROKER_SUBSCRIBED);
+		b.out.max_frames = b.out.frames;
+		fake_publish(&a, 5, "news", "x");
+		b.out.max_frames = FAKE_MAX_FRAMES;
+		ck_assert_uint_le(b.client->subscriptions.count, limits.subscriptions);
+	}
+	ck_assert_uint_eq(channel_state("news").sheds, 100);
+	fake_disconnect(&a);
+	fake_disconnect(&b);
 	stop();
 }
 END_TEST
@@ -308,8 +360,7 @@ START_TEST(own_subscription_that_is_behind)
 }
 END_TEST
 
-/* --- publishers that are not answered
- * ------------------------------------------------------------- */
+/* --- publishers that are not answered ---------------------------------------------------- */
 
 START_TEST(workers_are_not_answered_on_the_channels_listed)
 {
@@ -348,8 +399,7 @@ START_TEST(workers_are_not_answered_on_the_channels_listed)
 }
 END_TEST
 
-/* --- idempotency keys
- * ------------------------------------------------------------------------------- */
+/* --- idempotency keys -------------------------------------------------------------------- */
 
 START_TEST(repeated_key_is_answered_like_the_first)
 {
@@ -435,8 +485,7 @@ START_TEST(oldest_keys_make_room)
 }
 END_TEST
 
-/* --- the set of channels
- * ---------------------------------------------------------------------------- */
+/* --- the set of channels ----------------------------------------------------------------- */
 
 START_TEST(reload_adds_channels_and_keeps_the_others)
 {
@@ -495,8 +544,10 @@ int main(void)
 	tcase_add_test(tests, publisher_is_answered_before_its_own_delivery);
 	tcase_add_test(tests, nothing_after_the_end_of_a_subscription);
 	tcase_add_test(tests, dead_connection_takes_nothing);
+	tcase_add_test(tests, many_subscribers);
 	tcase_add_test(tests, too_many_subscriptions);
 	tcase_add_test(tests, shed_ends_the_subscription_that_is_behind);
+	tcase_add_test(tests, shed_subscriptions_leave_nothing_behind);
 	tcase_add_test(tests, drop_leaves_a_gap_in_the_sequence);
 	tcase_add_test(tests, one_in_flight_is_never_shed);
 	tcase_add_test(tests, own_subscription_that_is_behind);

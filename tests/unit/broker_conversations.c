@@ -11,8 +11,7 @@ static struct fake_client a, b, c, w;
 	"conversation id is already open on this connection; close it before reopening or use a "  \
 	"fresh id"
 
-/* --- opening and closing
- * ----------------------------------------------------------------------------- */
+/* --- opening and closing ----------------------------------------------------------------- */
 
 START_TEST(ids_are_scoped_to_the_connection)
 {
@@ -111,8 +110,7 @@ START_TEST(subject_has_at_most_1024_bytes)
 }
 END_TEST
 
-/* --- what messages are answered
- * ------------------------------------------------------------------------ */
+/* --- what messages are answered ---------------------------------------------------------- */
 
 START_TEST(without_worker_by_configuration)
 {
@@ -292,8 +290,7 @@ START_TEST(one_way_messages_outlive_their_conversation)
 }
 END_TEST
 
-/* --- bounds
- * ---------------------------------------------------------------------------------------------- */
+/* --- bounds ------------------------------------------------------------------------------ */
 
 START_TEST(pending_replies_have_bounds)
 {
@@ -450,8 +447,7 @@ START_TEST(echo_obeys_the_bounds_too)
 }
 END_TEST
 
-/* --- addresses
- * ------------------------------------------------------------------------------------------- */
+/* --- addresses --------------------------------------------------------------------------- */
 
 static bool control_known(struct span name)
 {
@@ -619,6 +615,14 @@ START_TEST(worker_is_reached_by_its_identity)
 	fake_request(&a, 3, 7, "z");
 	fake_open(&a, 3, 9, "$worker/twin");
 	says(&a, "error 3 c7 not-found, error 3 c9 not-found");
+	/* Nothing pending, and nobody else has the address: it is not found. */
+	join(&b);
+	fake_register(&b, (struct fake_worker){.queue = "q", .identity = "twin"});
+	fake_request(&a, 3, 7, "z");
+	fake_reply(&b, 4, "done");
+	fake_disconnect(&b);
+	fake_request(&a, 3, 7, "z");
+	says(&a, "reply 3 c7 'done', error 3 c7 not-found");
 	fake_disconnect(&a);
 	stop();
 }

@@ -25,16 +25,21 @@ struct broker *broker;
 struct broker_client_limits limits;
 static uint64_t next_id = 1;
 
-void start(void)
+void prepare(void)
 {
-	const char *error;
-
 	for (size_t i = 0; i < ARRAY_LENGTH(channels); i++) {
 		channels[i].dedup_window_ms = DEDUP_WINDOW;
 		channels[i].dedup_max_keys = DEDUP_KEYS;
 	}
 	if (limits.frame_bytes == 0)
 		limits = fake_limits;
+}
+
+void start(void)
+{
+	const char *error;
+
+	prepare();
 	broker = broker_new(&settings, BOOT_MS, &error);
 	ck_assert_ptr_nonnull(broker);
 	ck_assert_ptr_null(error);

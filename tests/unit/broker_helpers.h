@@ -30,6 +30,9 @@ extern struct broker_client_limits limits;
 
 void start(void);
 
+/* The part of start() that is done before the broker is made, for tests that make it themselves. */
+void prepare(void);
+
 /* Applies what was changed in settings since. */
 void reload(void);
 

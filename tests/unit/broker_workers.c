@@ -35,8 +35,7 @@ static void stop_with_two(void)
 	stop();
 }
 
-/* --- registering
- * --------------------------------------------------------------------------------------- */
+/* --- registering ------------------------------------------------------------------------- */
 
 START_TEST(registration_replaces_the_one_before)
 {
@@ -130,8 +129,7 @@ START_TEST(registrations_can_be_looked_at)
 }
 END_TEST
 
-/* --- who is chosen
- * --------------------------------------------------------------------------------------- */
+/* --- who is chosen ----------------------------------------------------------------------- */
 
 static const struct {
 	const char *namespaces, *activities, *subject;
@@ -255,6 +253,26 @@ START_TEST(timed_out_pushes_count_until_one_is_answered)
 }
 END_TEST
 
+/* The same seen from the other side of the comparison: the one that does not answer came last. */
+START_TEST(timed_out_pushes_count_whoever_registered_first)
+{
+	start_with_two();
+	fake_register(&v, (struct fake_worker){.queue = "r"});
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	ask(&a, "q", "1");
+	pass_ms(REPLY_TIMEOUT);
+	fake_register(&v, (struct fake_worker){.queue = "q"});
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	ask(&a, "q", "2");
+	says(&v, "registered, registered, push p2 '2'");
+	says(&w, "registered, push p1 '1', registered");
+	fake_reply(&v, 2, "");
+	ask(&a, "q", "3"); /* used later, and still less behind */
+	says(&v, "push p3 '3'");
+	stop_with_two();
+}
+END_TEST
+
 START_TEST(conversation_stays_with_its_worker)
 {
 	start_with_two();
@@ -301,8 +319,7 @@ START_TEST(requester_may_be_its_own_worker)
 }
 END_TEST
 
-/* --- answers of workers
- * -------------------------------------------------------------------------------------- */
+/* --- answers of workers ------------------------------------------------------------------ */
 
 START_TEST(only_the_connection_that_was_asked_can_answer)
 {
@@ -340,9 +357,7 @@ START_TEST(refusals_are_passed_on)
 }
 END_TEST
 
-/* --- waiting
- * -----------------------------------------------------------------------------------------------
- */
+/* --- waiting ----------------------------------------------------------------------------- */
 
 START_TEST(pushes_wait_until_the_worker_has_settled)
 {
@@ -503,7 +518,8 @@ START_TEST(waiting_payloads_have_a_bound)
 	says(&a, "reply 3 c7 '', error 9 c7 over-capacity: max_pending_bytes_per_connection");
 	says(&w, "registered, push p1 'pushed, and counts for nothing', "
 		 "push p2 'one of any size always fits'");
-	fake_close(&a, 7); /* gives back what its requests held */
+	/* What is forgotten, times out or is pushed gives back what it held. */
+	fake_close(&a, 7);
 	fake_open(&a, 1, 7, "q");
 	pass_ms(1);
 	fake_request(&a, 3, 7, "1234567890");
@@ -512,6 +528,61 @@ START_TEST(waiting_payloads_have_a_bound)
 	fake_request(&a, 3, 7, "x");
 	says(&a, "error 3 c7 reply-timeout");
 	says(&w, "push p3 '12345', push p4 '67890', push p5 '1234567890', push p6 'x'");
+	stop_with_two();
+}
+END_TEST
+
+/* Two requests hold all that may be held: a third one has no room. */
+static void hold_all(void)
+{
+	fake_request(&a, 5, 8, "12345");
+	fake_request(&a, 7, 8, "67890");
+	says(&a, "");
+	fake_request(&a, 9, 8, "x");
+	says(&a, "error 9 c8 over-capacity: max_pending_bytes_per_connection");
+}
+
+START_TEST(waiting_payloads_give_back_what_they_held)
+{
+	limits = fake_limits;
+	limits.pushes = 1;
+	limits.pending_bytes = 10;
+	start_with_two();
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	fake_open(&a, 1, 7, "q");
+	fake_open(&a, 1, 8, "q");
+	fake_request(&a, 3, 7, "1");
+	hold_all();
+	for (uint64_t i = 1; i <= 3; i++) /* when they are pushed */
+		fake_reply(&w, i, "");
+	says(&a, "reply 3 c7 '', reply 5 c8 '', reply 7 c8 ''");
+	fake_request(&a, 3, 7, "2");
+	hold_all();
+	fake_close(&a, 8); /* forgotten */
+	fake_open(&a, 1, 8, "q");
+	pass_ms(1);
+	hold_all();
+	pass_ms(REPLY_TIMEOUT); /* or too late */
+	says(&a, "error 3 c7 reply-timeout, error 5 c8 reply-timeout, error 7 c8 reply-timeout");
+	fake_request(&a, 3, 7, "3");
+	hold_all();
+	stop_with_two();
+}
+END_TEST
+
+/* The deadline thread comes late: what arrives meanwhile waits behind what waits already. */
+START_TEST(nobody_overtakes_those_in_turn)
+{
+	settings.worker_settle_ms = SETTLE;
+	start_with_two();
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	ask(&a, "q", "1");
+	fake_now_ns += 2 * SETTLE * NS_PER_MS;
+	ask(&a, "q", "2");
+	says(&w, "registered");
+	pass_ms(0);
+	ask(&a, "q", "3");
+	says(&w, "push p1 '1', push p2 '2', push p3 '3'");
 	stop_with_two();
 }
 END_TEST
@@ -634,8 +705,7 @@ START_TEST(held_answers_do_not_time_out)
 }
 END_TEST
 
-/* --- workers that go
- * ----------------------------------------------------------------------------------------- */
+/* --- workers that go --------------------------------------------------------------------- */
 
 START_TEST(lost_worker_loses_what_was_pushed)
 {
@@ -837,6 +907,43 @@ START_TEST(worker_whose_socket_failed_gets_no_new_push)
 }
 END_TEST
 
+/* The socket fails while the push is on its way to the outbox. */
+START_TEST(worker_whose_socket_fails_at_a_push)
+{
+	limits = fake_limits;
+	limits.pushes = 1;
+	start_with_two();
+	fake_register(&v, (struct fake_worker){.queue = "q"});
+	fake_open(&a, 1, 7, "q");
+	fake_request(&a, 3, 7, "1");
+	fake_request(&a, 5, 7, "2");
+	fake_request(&a, 7, 7, "3");
+	v.out.dies_at_push = true;
+	fake_reply(&v, 1, "one");
+	says(&a, "reply 3 c7 'one'");
+	says(&v, "registered, push p1 '1'");
+	ck_assert_uint_eq(totals().waiting_requests, 2);
+	/* They wait for what becomes of the connection. */
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	fake_end_receiving(&v);
+	fake_reply(&w, 2, "two");
+	fake_reply(&w, 3, "three");
+	says(&w, "registered, push p2 '2', push p3 '3'");
+	says(&a, "reply 5 c7 'two', reply 7 c7 'three'");
+	/* The same for one that need not wait. */
+	fake_request(&a, 3, 7, "4");
+	fake_reply(&w, 4, "four");
+	w.out.dies_at_push = true;
+	fake_request(&a, 3, 7, "5");
+	says(&w, "push p4 '4'");
+	says(&a, "reply 3 c7 'four'");
+	ck_assert_uint_eq(totals().waiting_requests, 1);
+	pass_ms(REPLY_TIMEOUT);
+	says(&a, "error 3 c7 reply-timeout");
+	stop_with_two();
+}
+END_TEST
+
 START_TEST(registration_is_withdrawn_once)
 {
 	start_with_two();
@@ -864,6 +971,7 @@ int main(void)
 	tcase_add_test(tests, the_one_with_less_to_do_then_the_one_used_longer_ago);
 	tcase_add_test(tests, those_that_subscribe_come_last);
 	tcase_add_test(tests, timed_out_pushes_count_until_one_is_answered);
+	tcase_add_test(tests, timed_out_pushes_count_whoever_registered_first);
 	tcase_add_test(tests, conversation_stays_with_its_worker);
 	tcase_add_test(tests, nothing_is_bound_without_a_worker);
 	tcase_add_test(tests, requester_may_be_its_own_worker);
@@ -875,6 +983,8 @@ int main(void)
 	tcase_add_test(tests, timeout_makes_room_for_the_next_in_turn);
 	tcase_add_test(tests, push_that_does_not_fit);
 	tcase_add_test(tests, waiting_payloads_have_a_bound);
+	tcase_add_test(tests, waiting_payloads_give_back_what_they_held);
+	tcase_add_test(tests, nobody_overtakes_those_in_turn);
 	tcase_add_test(tests, waiting_one_way_messages_have_a_bound);
 	tcase_add_test(tests, requests_wait_until_a_worker_registers);
 	tcase_add_test(tests, still_working_extends_the_time);
@@ -888,6 +998,7 @@ int main(void)
 	tcase_add_test(tests, waiting_requests_of_a_replaced_registration_are_resolved_anew);
 	tcase_add_test(tests, resolved_anew_and_answered_at_once);
 	tcase_add_test(tests, worker_whose_socket_failed_gets_no_new_push);
+	tcase_add_test(tests, worker_whose_socket_fails_at_a_push);
 	tcase_add_test(tests, registration_is_withdrawn_once);
 	return suite_run();
 }

@@ -17,8 +17,7 @@ const struct broker_client_limits fake_limits = {
 	.frame_bytes = 1000000000,
 };
 
-/* --- what is written down ----------------------------------------------------------------------
- */
+/* --- what is written down ---------------------------------------------------------------- */
 
 static void fake_add(struct fake_sink *fake, const char *bytes, size_t length)
 {
@@ -104,8 +103,7 @@ static void fake_begin(struct fake_sink *fake, size_t bytes, struct flush_set *s
 	}
 }
 
-/* --- what the broker calls -----------------------------------------------------------------------
- */
+/* --- what the broker calls --------------------------------------------------------------- */
 
 static struct fake_sink *fake_of(struct sink *sink)
 {
@@ -134,10 +132,14 @@ static void fake_answer_publish(struct fake_sink *fake, const struct message *me
 	if (fake_is_dead(fake))
 		return;
 	fake_begin(fake, 0, set);
+	if (message->refused) {
+		ASSERT(message->id == 0);
+		fake_say(fake, "ack %u refused", message->stream);
+		return;
+	}
 	fake_say(fake, "ack %u m%llu%s%s", message->stream, (unsigned long long)message->id,
 		 message->delivered && !message->duplicate ? " delivered" : "",
 		 message->duplicate ? " duplicate" : "");
-	ASSERT(!message->refused);
 }
 
 static void fake_deliver_one(struct fake_sink *fake, struct delivery *delivery,
@@ -167,11 +169,27 @@ static void fake_deliver_one(struct fake_sink *fake, struct delivery *delivery,
 	delivery->accepted++;
 }
 
+/* What it says about the run is true. */
+static void fake_check_delivery(const struct delivery *delivery, const struct message *run,
+				size_t count)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		bytes += run[i].envelope.length;
+		ASSERT(!delivery->plain ||
+		       (run[i].buf == NULL && !run[i].duplicate && !run[i].refused));
+	}
+	ASSERT(delivery->envelope_bytes == bytes);
+	ASSERT(delivery->channel != NULL);
+}
+
 static void fake_deliver(struct sink *sink, struct delivery *delivery, struct message *run,
 			 size_t count, struct flush_set *set)
 {
 	struct fake_sink *fake = fake_of(sink);
 
+	fake_check_delivery(delivery, run, count);
 	mutex_lock(&fake->lock);
 	fake->boot = delivery->boot;
 	for (size_t i = 0; i < count; i++)
@@ -263,6 +281,8 @@ static enum sink_result fake_push(struct sink *sink, uint64_t correlation, struc
 	ASSERT(buf == NULL || (payload.data >= buf->data &&
 			       payload.data + payload.length <= buf->data + buf->length));
 	mutex_lock(&fake->lock);
+	if (fake->dies_at_push)
+		atomic_store(&fake->sink.dead, true);
 	result = fake_fits(fake, payload.length);
 	if (result == SINK_OK) {
 		fake_begin(fake, payload.length, set);
@@ -335,21 +355,28 @@ void fake_sink_init(struct fake_sink *fake)
 
 void fake_sink_free(struct fake_sink *fake)
 {
-	ASSERT(fake->held == 0);
+	ASSERT(fake->held == 0 && fake->in_set == NULL);
 	mutex_destroy(&fake->lock);
 	free(fake->said);
 }
 
-/* --- connections
- * ----------------------------------------------------------------------------------- */
+/* --- connections ------------------------------------------------------------------------- */
 
-void fake_connect(struct fake_client *fake, struct broker *broker, uint64_t id, bool control,
-		  const struct broker_client_limits *limits)
+bool fake_try_connect(struct fake_client *fake, struct broker *broker, uint64_t id, bool control,
+		      const struct broker_client_limits *limits)
 {
 	fake_sink_init(&fake->out);
 	fake->broker = broker;
 	fake->client = broker_client_new(broker, &fake->out.sink, id, control, limits);
-	ASSERT(fake->client != NULL);
+	if (fake->client == NULL)
+		fake_sink_free(&fake->out);
+	return fake->client != NULL;
+}
+
+void fake_connect(struct fake_client *fake, struct broker *broker, uint64_t id, bool control,
+		  const struct broker_client_limits *limits)
+{
+	ASSERT(fake_try_connect(fake, broker, id, control, limits));
 }
 
 void fake_end_receiving(struct fake_client *fake)
@@ -404,8 +431,7 @@ void fake_die(struct fake_client *fake)
 	fake_written(fake);
 }
 
-/* --- what a session does
- * ------------------------------------------------------------------------------ */
+/* --- what a session does ----------------------------------------------------------------- */
 
 /* A copy of TEXT in memory of just its size; the caller frees it after it was overwritten. */
 static uint8_t *bytes_of(const char *text, struct span *span)

@@ -5,6 +5,7 @@
  *     subscribed STREAM sSUBSCRIPTION
  *     deliver STREAM #SEQUENCE mMESSAGE 'ENVELOPE'
  *     ack STREAM mMESSAGE [delivered] [duplicate]       the answer to a publish
+ *     ack STREAM refused                                for want of memory
  *     shed STREAM
  *     registered
  *     push pCORRELATION 'PAYLOAD'
@@ -37,6 +38,7 @@ struct fake_sink {
 	uint64_t boot;			/* of the last deliver */
 	uint8_t schema[32];		/* of the last subscribed */
 	const struct flush_set *in_set; /* it waits to be flushed by this one */
+	bool dies_at_push;		/* a write fails just before the next push */
 	unsigned held;			/* references */
 };
 
@@ -62,6 +64,10 @@ extern const struct broker_client_limits fake_limits;
 
 void fake_connect(struct fake_client *fake, struct broker *broker, uint64_t id, bool control,
 		  const struct broker_client_limits *limits);
+
+/* False when the broker has no memory for it. */
+bool fake_try_connect(struct fake_client *fake, struct broker *broker, uint64_t id, bool control,
+		      const struct broker_client_limits *limits);
 
 /* The connection ends at once, as after a Disconnect. */
 void fake_disconnect(struct fake_client *fake);
