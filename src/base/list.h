@@ -42,6 +42,18 @@ static inline void list_remove(struct list *node)
 	list_init(node);
 }
 
+/* Everything in FROM goes to the end of TO. */
+static inline void list_append_all(struct list *to, struct list *from)
+{
+	if (list_empty(from))
+		return;
+	from->next->previous = to->previous;
+	to->previous->next = from->next;
+	from->previous->next = to;
+	to->previous = from->previous;
+	list_init(from);
+}
+
 #define LIST_ENTRY(node, type, member) CONTAINER_OF(node, type, member)
 
 /* ENTRY may be removed, or freed, in the body; no other element may. */

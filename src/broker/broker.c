@@ -76,6 +76,8 @@ struct broker *broker_new(const struct broker_settings *settings, uint64_t boot_
 	hash_init(&broker->queues);
 	hash_init(&broker->correlations);
 	list_init(&broker->registrations);
+	list_init(&broker->waking);
+	broker->anew_ns = INT64_MIN;
 	broker->next_correlation = 1;
 	broker->next_use = 1;
 	if (!channels_init(broker, settings) || !broker_configure(broker, settings))
@@ -111,6 +113,7 @@ void broker_free(struct broker **pointer)
 	deadline_thread_stop(broker);
 	ASSERT(broker->clients.count == 0);
 	ASSERT(broker->correlations.count == 0);
+	worker_queues_forget(broker);
 	ASSERT(broker->queues.count == 0);
 	hash_destroy(&broker->clients);
 	hash_destroy(&broker->queues);

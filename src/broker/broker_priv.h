@@ -130,11 +130,14 @@ struct registration {
 			    * still bound to it keep little */
 };
 
-/* EXCHANGE. Exists while it has workers or somebody waits for one. */
+/* EXCHANGE. Registrations and requests that wait hold references, and so does `waking`. */
 struct worker_queue {
 	struct hash_node by_name;
+	unsigned references;
 	struct list workers;
-	struct list waiting; /* requests, oldest first */
+	struct list waiting; /* requests that no worker can have, oldest first */
+	struct list anew; /* those that are to be resolved anew: their worker left, or one came */
+	struct list in_waking; /* while there are such */
 	struct span name;
 	uint8_t storage[];
 };
@@ -156,9 +159,11 @@ struct conversation {
 	size_t request_count;  /* that refer to it */
 	struct list places;    /* requests whose answer is due, in order */
 	uint64_t place_count;
+	uint64_t waiting_count;	    /* of its requests, one-way ones included */
 	struct registration *bound; /* NULL: resolve at the next message */
 	enum subject_kind kind;
 	struct span queue, name_space, activity; /* empty: not named */
+	uint64_t name_space_hash, activity_hash;
 	struct span rest;
 	uint64_t number;
 	size_t subject_length;
@@ -167,7 +172,7 @@ struct conversation {
 
 enum request_state {
 	REQUEST_WAITING_WORKER, /* in queue->waiting, or in no list when no queue can have it */
-	REQUEST_WAITING_TURN,	/* in target->turns */
+	REQUEST_WAITING_TURN,	/* in target->turns; both: or in the `anew` of a queue */
 	REQUEST_PUSHED,		/* in target->pushes */
 	REQUEST_HANDLED,	/* in no list: it is being handled */
 	REQUEST_HELD,		/* answered; only the order of its conversation holds the answer */
@@ -185,7 +190,7 @@ struct request {
 	struct list of_requester;
 	struct list in_places;	    /* linked to itself when no answer is due */
 	struct client *target;	    /* WAITING_TURN, PUSHED */
-	struct list in_target;	    /* pushes, turns or queue->waiting */
+	struct list in_target;	    /* pushes, turns, queue->waiting or queue->anew */
 	struct worker_queue *queue; /* WAITING_WORKER; NULL: none can have it */
 	uint64_t correlation;
 	struct hash_node by_correlation; /* PUSHED */
@@ -216,8 +221,10 @@ struct broker {
 	uint64_t conversation_count, pending_reply_count, pushed_count, waiting_count;
 	uint64_t registration_count;
 	struct deadlines request_deadlines, settle_deadlines;
-	struct cond wake; /* of the deadline thread */
-	int64_t armed_ns; /* it wakes then at the latest */
+	struct list waking; /* queues that have requests to be resolved anew, each in its turn */
+	int64_t anew_ns;    /* none of them before */
+	struct cond wake;   /* of the deadline thread */
+	int64_t armed_ns;   /* it wakes then at the latest */
 	bool stopping;
 	struct thread deadline_thread;
 };
@@ -244,7 +251,9 @@ void subject_parse(struct conversation *conversation);
 /* workers.c */
 struct worker_queue *worker_queue_find_locked(struct broker *broker, struct span name);
 struct worker_queue *worker_queue_get_locked(struct broker *broker, struct span name);
+struct worker_queue *worker_queue_ref_locked(struct worker_queue *queue);
 void worker_queue_put_locked(struct broker *broker, struct worker_queue *queue);
+void worker_queues_forget(struct broker *broker); /* at the end, when nothing waits any more */
 struct registration *registration_choose_locked(struct broker *broker,
 						const struct conversation *conversation);
 bool registration_exists_locked(const struct broker *broker, struct span identity);
@@ -253,7 +262,14 @@ void registration_unref_locked(struct registration **registration);
 /* requests.c */
 void request_expire_locked(struct request *request, struct flush_set *set);
 void client_settled_locked(struct client *client, struct flush_set *set);
-void target_withdraw_locked(struct client *target, bool lost, struct flush_set *set);
-void queue_wake_locked(struct broker *broker, struct worker_queue *queue, struct flush_set *set);
+/* What waits for its turn at TARGET is to be resolved anew, in QUEUE. */
+void target_withdraw_locked(struct client *target, struct worker_queue *queue);
+/* It has no registration any more: ends what was pushed to it, and what still waits. */
+void target_lose_locked(struct client *target, struct flush_set *set);
+/* The same for what waits for a worker of QUEUE. */
+void queue_wake_locked(struct broker *broker, struct worker_queue *queue);
+
+/* Resolves some of what is to be resolved anew; false when there is nothing, or it is too early. */
+bool requests_resolve_anew_locked(struct broker *broker, struct flush_set *set);
 
 #endif

@@ -154,15 +154,17 @@ static bool request_is_over_capacity_locked(const struct conversation *conversat
 }
 
 /*
- * The worker it was bound to is lost, and no request of the conversation has been told. True once;
- * an address that nobody has any more gets its own error instead.
+ * The worker it was bound to is lost, no request of the conversation has been told, and none waits
+ * to go to another worker. True once; an address that nobody has any more gets its own error
+ * instead.
  */
 static bool conversation_lost_locked(struct conversation *conversation)
 {
 	if (conversation->bound == NULL || conversation->bound->state != REGISTRATION_LOST)
 		return false;
 	registration_unref_locked(&conversation->bound);
-	return conversation_address_exists_locked(conversation->broker, conversation);
+	return conversation->waiting_count == 0 &&
+	       conversation_address_exists_locked(conversation->broker, conversation);
 }
 
 /* The request of a legal message, with its place; NULL with an error sent. */

@@ -1,4 +1,5 @@
-/* What is due: ends requests whose time is up, and pushes to workers that have settled. */
+/* What is due: ends requests whose time is up, pushes to workers that have settled, and resolves
+ * anew what is left of that. */
 #include "broker/broker_priv.h"
 
 #include "base/clock.h"
@@ -14,6 +15,8 @@ void deadline_thread_poke_locked(struct broker *broker)
 	mutex_assert_held(&broker->lock);
 	if (settle_ns < next_ns)
 		next_ns = settle_ns;
+	if (!list_empty(&broker->waking) && broker->anew_ns < next_ns)
+		next_ns = broker->anew_ns;
 	if (next_ns < broker->armed_ns) {
 		broker->armed_ns = next_ns;
 		cond_signal(&broker->wake);
@@ -37,7 +40,7 @@ static size_t deadlines_run_locked(struct broker *broker, struct flush_set *set)
 		request_expire_locked(CONTAINER_OF(due, struct request, deadline), set);
 		count++;
 	}
-	return count;
+	return count + (requests_resolve_anew_locked(broker, set) ? 1 : 0);
 }
 
 bool deadlines_run(struct broker *broker)

@@ -69,11 +69,20 @@ struct request *request_new_locked(struct conversation *conversation, uint32_t s
 	return request;
 }
 
+/* A conversation with something under way at the lost worker goes on with another one. */
+static void conversation_release_locked(struct conversation *conversation)
+{
+	if (conversation->bound != NULL && conversation->bound->state == REGISTRATION_LOST)
+		registration_unref_locked(&conversation->bound);
+}
+
 /* It waits no longer: what it was charged is given back. */
 static void request_uncharge_locked(struct request *request)
 {
 	struct client *client = request->requester;
 
+	request->conversation->waiting_count--;
+	conversation_release_locked(request->conversation);
 	client->broker->waiting_count--;
 	client->waiting_count--;
 	if (!request->reply_wanted)
@@ -330,6 +339,7 @@ static void request_charge_locked(struct request *request)
 	request->charged = request->payload.length;
 	client->waiting_bytes += request->charged;
 	client->waiting_count++;
+	request->conversation->waiting_count++;
 	client->broker->waiting_count++;
 	if (!request->reply_wanted)
 		client->waiting_one_way++;
@@ -398,7 +408,6 @@ static bool request_keep_locked(struct request *request, bool while_handled, str
 static bool target_is_ready_locked(const struct client *target, int64_t now_ns)
 {
 	return target->push_count < target->limits.pushes && now_ns >= target->settled_ns &&
-	       !target->no_pushes &&
 	       !atomic_load_explicit(&target->sink->dead, memory_order_relaxed);
 }
 
@@ -410,6 +419,7 @@ static bool request_push_locked(struct request *request, struct client *target, 
 	struct broker *broker = target->broker;
 	enum sink_result result;
 
+	ASSERT(!target->no_pushes); /* then nothing leads to it any more */
 	request->correlation = broker->next_correlation;
 	if (!hash_insert(&broker->correlations, &request->by_correlation,
 			 hash_u64(request->correlation))) {
@@ -466,7 +476,14 @@ static void request_to_target_locked(struct request *request, struct client *tar
 	target_await_settling_locked(target, now_ns);
 }
 
-/* Pushes what waits for its turn, as far as there are places. */
+/* Its time is up; the deadline thread comes to it next. */
+static bool request_is_late_locked(const struct request *request, int64_t now_ns)
+{
+	return deadline_queued(&request->deadline) && request->deadline.when_ns <= now_ns;
+}
+
+/* Pushes what waits for its turn, as far as there are places. Nobody waits any more for what is
+ * late: it is not the worker's to do. */
 static void target_advance_locked(struct client *target, struct flush_set *set)
 {
 	int64_t now_ns;
@@ -477,6 +494,10 @@ static void target_advance_locked(struct client *target, struct flush_set *set)
 	while (!list_empty(&target->turns) && target_is_ready_locked(target, now_ns)) {
 		struct request *request = LIST_ENTRY(target->turns.next, struct request, in_target);
 
+		if (request_is_late_locked(request, now_ns)) {
+			request_expire_locked(request, set);
+			continue;
+		}
 		list_remove(&request->in_target);
 		request_uncharge_locked(request);
 		request->state = REQUEST_HANDLED;
@@ -555,6 +576,24 @@ static struct client *conversation_resolve_locked(struct broker *broker,
 	return chosen->client;
 }
 
+/* QUEUE, if any, is a reference that the request takes over; LIST is one of the queue's. */
+static void request_wait_in_queue_locked(struct request *request, struct worker_queue *queue,
+					 struct list *list, bool while_handled,
+					 struct flush_set *set)
+{
+	struct broker *broker = request->conversation->broker;
+
+	if (!request_keep_locked(request, while_handled, set)) {
+		if (queue != NULL)
+			worker_queue_put_locked(broker, queue);
+		return;
+	}
+	request->state = REQUEST_WAITING_WORKER;
+	request->queue = queue;
+	if (list != NULL)
+		list_append(list, &request->in_target);
+}
+
 static void request_without_worker_locked(struct request *request, bool while_handled,
 					  struct flush_set *set)
 {
@@ -593,74 +632,135 @@ static void request_without_worker_locked(struct request *request, bool while_ha
 			return;
 		}
 	}
-	if (!request_keep_locked(request, while_handled, set)) {
-		if (queue != NULL)
-			worker_queue_put_locked(broker, queue);
-		return;
-	}
-	request->state = REQUEST_WAITING_WORKER;
-	request->queue = queue;
-	if (queue != NULL)
-		list_append(&queue->waiting, &request->in_target);
+	request_wait_in_queue_locked(request, queue, queue != NULL ? &queue->waiting : NULL,
+				     while_handled, set);
+}
+
+/* Where earlier requests of the conversation may be waiting to be resolved anew; NULL: none are. */
+static struct worker_queue *conversation_waking_locked(const struct conversation *conversation)
+{
+	struct worker_queue *queue;
+
+	if (conversation->waiting_count == 0 || conversation->kind != SUBJECT_QUEUE ||
+	    list_empty(&conversation->broker->waking))
+		return NULL;
+	queue = worker_queue_find_locked(conversation->broker, conversation->queue);
+	return queue == NULL || list_empty(&queue->anew) ? NULL : queue;
 }
 
 void request_route_locked(struct request *request, bool while_handled, struct flush_set *set)
 {
 	struct conversation *conversation = request->conversation;
-	struct client *target = conversation_resolve_locked(conversation->broker, conversation);
+	struct worker_queue *waking =
+		while_handled ? conversation_waking_locked(conversation) : NULL;
+	struct client *target;
 
+	if (waking != NULL) { /* it goes behind those */
+		request_wait_in_queue_locked(request, worker_queue_ref_locked(waking),
+					     &waking->anew, while_handled, set);
+		return;
+	}
+	target = conversation_resolve_locked(conversation->broker, conversation);
 	if (target == NULL)
 		request_without_worker_locked(request, while_handled, set);
 	else
 		request_to_target_locked(request, target, while_handled, set);
 }
 
-/* Takes a waiting request out of its list and resolves it anew. */
-static void request_reroute_locked(struct broker *broker, struct request *request,
-				   struct flush_set *set)
+/* --- resolving anew ------------------------------------------------------------------------ */
+
+/*
+ * A registration may concern any number of requests that wait, and a client may send one in every
+ * frame. So they are only put up at once, in the `anew` of a queue, and resolved in steps: who puts
+ * them up does the first one, the deadline thread the others, and between two steps the lock is
+ * free for many times as long as the step took. A queue has one request resolved at a time, so that
+ * none has to wait for what is put up in another.
+ */
+#define ANEW_STEP_NS 50000
+#define ANEW_PAUSE 8
+
+/* The requests in LIST are to be resolved anew. */
+static void queue_put_up_locked(struct broker *broker, struct worker_queue *queue,
+				struct list *list)
 {
+	if (list_empty(list))
+		return;
+	list_append_all(&queue->anew, list);
+	if (list_empty(&queue->in_waking))
+		list_append(&broker->waking, &worker_queue_ref_locked(queue)->in_waking);
+}
+
+void queue_wake_locked(struct broker *broker, struct worker_queue *queue)
+{
+	queue_put_up_locked(broker, queue, &queue->waiting);
+}
+
+/* Takes a waiting request out of its list and resolves it anew. */
+static void request_resolve_anew_locked(struct broker *broker, struct request *request,
+					int64_t now_ns, struct flush_set *set)
+{
+	if (request_is_late_locked(request, now_ns)) {
+		request_expire_locked(request, set);
+		return;
+	}
 	request_detach_locked(broker, request);
 	request->state = REQUEST_HANDLED;
 	request_route_locked(request, false, set);
 }
 
-/*
- * Everything that waits in LIST, and nothing that comes to wait there meanwhile. The walk ends at
- * what was last at the start: a request that is routed to the same list goes behind that.
- */
-static void list_reroute_locked(struct broker *broker, struct list *list, struct flush_set *set)
+bool requests_resolve_anew_locked(struct broker *broker, struct flush_set *set)
 {
-	struct list *last = list->previous;
-	bool done = list_empty(list);
+	int64_t start_ns, now_ns;
+	bool in_time;
 
-	while (!done) {
-		struct request *request = LIST_ENTRY(list->next, struct request, in_target);
+	if (list_empty(&broker->waking))
+		return false;
+	start_ns = now_ns = clock_mono_ns();
+	in_time = start_ns >= broker->anew_ns;
+	if (in_time) {
+		while (!list_empty(&broker->waking) && now_ns - start_ns < ANEW_STEP_NS) {
+			struct worker_queue *queue =
+				LIST_ENTRY(broker->waking.next, struct worker_queue, in_waking);
 
-		done = &request->in_target == last;
-		request_reroute_locked(broker, request, set);
+			list_remove(&queue->in_waking);
+			if (list_empty(&queue->anew)) {
+				worker_queue_put_locked(broker, queue);
+				continue;
+			}
+			list_append(&broker->waking, &queue->in_waking);
+			request_resolve_anew_locked(
+				broker, LIST_ENTRY(queue->anew.next, struct request, in_target),
+				now_ns, set);
+			now_ns = clock_mono_ns();
+		}
+		broker->anew_ns = now_ns + ANEW_PAUSE * (now_ns - start_ns);
 	}
-}
-
-void queue_wake_locked(struct broker *broker, struct worker_queue *queue, struct flush_set *set)
-{
-	list_reroute_locked(broker, &queue->waiting, set);
+	deadline_thread_poke_locked(broker);
+	return in_time;
 }
 
 /* --- endings ------------------------------------------------------------------------------- */
 
-/* A conversation with something under way at the lost worker goes on with another one. */
-static void conversation_release_locked(struct conversation *conversation)
+void target_withdraw_locked(struct client *target, struct worker_queue *queue)
 {
-	if (conversation->bound != NULL && conversation->bound->state == REGISTRATION_LOST)
-		registration_unref_locked(&conversation->bound);
+	queue_put_up_locked(target->broker, queue, &target->turns);
 }
 
-/* Takes TARGET as a worker out of what waits for it; LOST: what was pushed to it, too. */
-void target_withdraw_locked(struct client *target, bool lost, struct flush_set *set)
+/* Only its own address led to it, which few may use, and leads nowhere now. */
+static void target_lose_turns_locked(struct client *target, struct flush_set *set)
+{
+	while (!list_empty(&target->turns))
+		request_resolve_anew_locked(
+			target->broker, LIST_ENTRY(target->turns.next, struct request, in_target),
+			clock_mono_ns(), set);
+}
+
+void target_lose_locked(struct client *target, struct flush_set *set)
 {
 	struct broker *broker = target->broker;
 
-	while (lost && !list_empty(&target->pushes)) {
+	target_lose_turns_locked(target, set);
+	while (!list_empty(&target->pushes)) {
 		struct request *request =
 			LIST_ENTRY(target->pushes.next, struct request, in_target);
 
@@ -672,10 +772,6 @@ void target_withdraw_locked(struct client *target, bool lost, struct flush_set *
 						 "before it replied"),
 				    false, set);
 	}
-	for (struct list *node = target->turns.next; node != &target->turns; node = node->next)
-		conversation_release_locked(
-			LIST_ENTRY(node, struct request, in_target)->conversation);
-	list_reroute_locked(broker, &target->turns, set);
 }
 
 void request_expire_locked(struct request *request, struct flush_set *set)

@@ -61,6 +61,10 @@ static enum subject_kind subject_queue(struct conversation *conversation, struct
 	conversation->queue = count == 1 ? parts[0] : parts[1];
 	conversation->name_space = count == 1 ? (struct span){0} : parts[0];
 	conversation->activity = parts[2];
+	conversation->name_space_hash =
+		hash_bytes(conversation->name_space.data, conversation->name_space.length);
+	conversation->activity_hash =
+		hash_bytes(conversation->activity.data, conversation->activity.length);
 	return SUBJECT_QUEUE;
 }
 

@@ -28,18 +28,27 @@ struct worker_queue *worker_queue_find_locked(struct broker *broker, struct span
 	return NULL;
 }
 
-/* Makes it where there is none; NULL when memory is missing. */
+struct worker_queue *worker_queue_ref_locked(struct worker_queue *queue)
+{
+	queue->references++;
+	return queue;
+}
+
+/* A reference; makes the queue where there is none. NULL when memory is missing. */
 struct worker_queue *worker_queue_get_locked(struct broker *broker, struct span name)
 {
 	struct worker_queue *queue = worker_queue_find_locked(broker, name);
 
 	if (queue != NULL)
-		return queue;
+		return worker_queue_ref_locked(queue);
 	queue = malloc(sizeof(*queue) + name.length);
 	if (queue == NULL)
 		return NULL;
+	queue->references = 1;
 	list_init(&queue->workers);
 	list_init(&queue->waiting);
+	list_init(&queue->anew);
+	list_init(&queue->in_waking);
 	if (name.length > 0)
 		memcpy(queue->storage, name.data, name.length);
 	queue->name = (struct span){queue->storage, name.length};
@@ -50,13 +59,27 @@ struct worker_queue *worker_queue_get_locked(struct broker *broker, struct span 
 	return queue;
 }
 
-/* Frees it when it has neither workers nor waiting requests. */
 void worker_queue_put_locked(struct broker *broker, struct worker_queue *queue)
 {
-	if (!list_empty(&queue->workers) || !list_empty(&queue->waiting))
+	if (--queue->references > 0)
 		return;
+	ASSERT(list_empty(&queue->workers) && list_empty(&queue->waiting) &&
+	       list_empty(&queue->anew));
 	hash_remove(&broker->queues, &queue->by_name);
 	free(queue);
+}
+
+void worker_queues_forget(struct broker *broker)
+{
+	mutex_lock(&broker->lock);
+	while (!list_empty(&broker->waking)) {
+		struct worker_queue *queue =
+			LIST_ENTRY(broker->waking.next, struct worker_queue, in_waking);
+
+		list_remove(&queue->in_waking);
+		worker_queue_put_locked(broker, queue);
+	}
+	mutex_unlock(&broker->lock);
 }
 
 /* --- registrations ------------------------------------------------------------------------- */
@@ -176,7 +199,10 @@ static bool queue_is_allowed_locked(const struct broker *broker, struct span que
 	return broker->worker_queue_count == 0;
 }
 
-/* Takes REGISTRATION over; NULL on success. */
+/*
+ * Takes REGISTRATION over; NULL on success. However many requests that concerns, this is a matter
+ * of a few pointers: they are only put up to be resolved anew. A client may register in a loop.
+ */
 static const char *worker_register_locked(struct client *client, struct registration *registration,
 					  struct span queue_name, struct flush_set *set)
 {
@@ -192,20 +218,21 @@ static const char *worker_register_locked(struct client *client, struct registra
 		registration_unref_locked(&registration);
 		return "the server is out of memory for this registration";
 	}
-	/* Listed before the old one ends, so that the queue stays when it is the same. */
 	registration->client = client;
 	registration->queue = queue;
 	list_append(&queue->workers, &registration->in_queue);
 	list_append(&broker->registrations, &registration->in_broker);
 	broker->registration_count++;
+	target_withdraw_locked(client,
+			       client->registration != NULL ? client->registration->queue : queue);
 	registration_end_locked(client, REGISTRATION_LEFT);
 	client->registration = registration;
 	client->ever_registered = true;
 	client->sink->ops->registered(client->sink, set);
 	client->settled_ns = clock_after_ms(clock_mono_ns(), broker->worker_settle_ms);
-	target_withdraw_locked(client, false, set);
 	if (registration->state == REGISTRATION_ACTIVE)
-		queue_wake_locked(broker, queue, set);
+		queue_wake_locked(broker, queue);
+	(void)requests_resolve_anew_locked(broker, set);
 	return NULL;
 }
 
@@ -229,9 +256,12 @@ void broker_client_end_worker(struct client *client, struct flush_set *set)
 {
 	mutex_lock(&client->broker->lock);
 	client->no_pushes = true;
-	registration_end_locked(client, REGISTRATION_LOST);
 	deadlines_remove(&client->broker->settle_deadlines, &client->settle);
-	target_withdraw_locked(client, true, set);
+	if (client->registration != NULL)
+		target_withdraw_locked(client, client->registration->queue);
+	registration_end_locked(client, REGISTRATION_LOST);
+	target_lose_locked(client, set);
+	(void)requests_resolve_anew_locked(client->broker, set);
 	mutex_unlock(&client->broker->lock);
 }
 
@@ -239,13 +269,10 @@ void broker_client_end_worker(struct client *client, struct flush_set *set)
 
 /* An empty list contains every name, and every list the name that was not given. Two names with
  * one keyed hash of 64 bits are not to be expected. */
-static bool names_contain(const uint64_t *hashes, uint32_t count, struct span name)
+static bool names_contain(const uint64_t *hashes, uint32_t count, struct span name, uint64_t hash)
 {
-	uint64_t hash;
-
 	if (count == 0 || name.length == 0)
 		return true;
-	hash = hash_bytes(name.data, name.length);
 	return bsearch(&hash, hashes, count, sizeof(*hashes), hash_compare) != NULL;
 }
 
@@ -254,15 +281,15 @@ static bool registration_may_serve(const struct registration *registration,
 {
 	const struct client *client = registration->client;
 
-	if (registration->state != REGISTRATION_ACTIVE || client->no_pushes ||
+	if (registration->state != REGISTRATION_ACTIVE ||
 	    atomic_load_explicit(&client->sink->dead, memory_order_relaxed))
 		return false;
 	if (conversation->kind == SUBJECT_WORKER)
 		return span_equal(registration->identity, conversation->rest);
 	return names_contain(registration->namespace_hashes, registration->namespaces.count,
-			     conversation->name_space) &&
+			     conversation->name_space, conversation->name_space_hash) &&
 	       names_contain(registration->activity_hashes, registration->activities.count,
-			     conversation->activity);
+			     conversation->activity, conversation->activity_hash);
 }
 
 /* Connections that subscribe last, since they may not read pushes; then the idlest, then the one

@@ -735,13 +735,20 @@ static struct model_request *first_in(struct model *model, enum model_request_st
 	return first;
 }
 
+static void expire(struct model *model, struct model_request *request);
+
+/* What is late already is not pushed any more. */
 static void advance(struct model *model, int target)
 {
 	struct model_request *request;
 
 	while (may_push(model, target) &&
-	       (request = first_in(model, MODEL_WAITS_TURN, target)) != NULL)
-		push(model, request, target, false);
+	       (request = first_in(model, MODEL_WAITS_TURN, target)) != NULL) {
+		if (request->deadline_ns <= model->now_ns)
+			expire(model, request);
+		else
+			push(model, request, target, false);
+	}
 }
 
 /* What waits for its turn at TARGET is resolved anew. */
@@ -871,7 +878,7 @@ void model_register(struct model *model, int client, const char *queue, const ch
 {
 	struct model_registration *registration;
 	int before = model_registration_of(model, client);
-	uint64_t until;
+	uint64_t until = model->next_turn;
 
 	if (before >= 0)
 		model->registrations[before].state = MODEL_LEFT;
@@ -890,7 +897,6 @@ void model_register(struct model *model, int client, const char *queue, const ch
 	if (leaving)
 		return;
 	/* Those that wait for a worker of this queue are looked at again, oldest first. */
-	until = model->next_turn;
 	for (uint64_t turn = 0; turn < until; turn++) {
 		for (int i = 0; i < model->request_count; i++) {
 			struct model_request *request = &model->requests[i];

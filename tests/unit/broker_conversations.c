@@ -628,6 +628,33 @@ START_TEST(worker_is_reached_by_its_identity)
 }
 END_TEST
 
+/* What waits for its turn at a connection, by its own address. _i: it ends, or says that it wants
+ * no pushes, without ever having been a worker. */
+START_TEST(requests_in_turn_at_an_address)
+{
+	start_with_control();
+	limits = fake_limits;
+	limits.pushes = 1;
+	join_control(&a);
+	join(&w);
+	fake_open(&a, 1, 7, "$connection/2");
+	fake_request(&a, 3, 7, "1");
+	fake_request(&a, 5, 7, "2");
+	if (_i == 0) {
+		fake_disconnect(&w);
+		says(&a, "error 3 c7 worker-lost, error 5 c7 not-found");
+	} else {
+		fake_register(&w, (struct fake_worker){.queue = "q", .leaving = true});
+		fake_reply(&w, 1, "");
+		says(&a, "reply 3 c7 '', error 5 c7 not-found");
+		says(&w, "push p1 '1', registered");
+		fake_disconnect(&w);
+	}
+	fake_disconnect(&a);
+	stop();
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tests = suite_begin("conversations");
@@ -653,5 +680,6 @@ int main(void)
 	tcase_add_test(tests, control_requests_are_answered_by_the_server);
 	tcase_add_test(tests, connection_is_reached_by_its_id);
 	tcase_add_test(tests, worker_is_reached_by_its_identity);
+	tcase_add_loop_test(tests, requests_in_turn_at_an_address, 0, 2);
 	return suite_run();
 }

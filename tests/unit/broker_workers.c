@@ -460,6 +460,46 @@ START_TEST(timeout_makes_room_for_the_next_in_turn)
 }
 END_TEST
 
+/* The place that a hung worker's push leaves is not for those that nobody waits for any more. */
+START_TEST(late_requests_are_not_pushed)
+{
+	struct broker_worker_state *states;
+	size_t count;
+
+	limits = fake_limits;
+	limits.pushes = 1;
+	start_with_two();
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	fake_open(&a, 1, 7, "q");
+	for (uint32_t stream = 1; stream <= 7; stream += 2)
+		fake_request(&a, stream, 7, "x");
+	pass_ms(1);
+	fake_request(&a, 9, 7, "in time");
+	pass_ms(REPLY_TIMEOUT - 1);
+	says(&a, "error 1 c7 reply-timeout, error 3 c7 reply-timeout, error 5 c7 reply-timeout, "
+		 "error 7 c7 reply-timeout");
+	says(&w, "registered, push p1 'x', push p2 'in time'");
+	ck_assert(broker_worker_states(broker, &states, &count));
+	ck_assert_uint_eq(states[0].unanswered, 1);
+	broker_worker_states_free(&states, count);
+	stop_with_two();
+}
+END_TEST
+
+START_TEST(late_requests_find_no_worker)
+{
+	settings.no_worker = BROKER_NO_WORKER_WAIT;
+	start_with_two();
+	ask(&a, "q", "1");
+	fake_now_ns += REPLY_TIMEOUT * NS_PER_MS; /* the deadline thread comes late */
+	ask(&b, "q", "2");
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	says(&w, "registered, push p1 '2'");
+	says(&a, "error 3 c101 reply-timeout");
+	stop_with_two();
+}
+END_TEST
+
 START_TEST(push_that_does_not_fit)
 {
 	limits = fake_limits;
@@ -851,6 +891,110 @@ START_TEST(waiting_requests_of_a_replaced_registration_are_resolved_anew)
 }
 END_TEST
 
+#define MANY 200
+
+/* Registering is done with however many requests it concerns; they follow in steps. */
+START_TEST(many_waiting_requests_are_resolved_in_steps)
+{
+	settings.no_worker = BROKER_NO_WORKER_WAIT;
+	start_with_two();
+	for (int i = 0; i < MANY; i++)
+		ask(&a, "q", "x");
+	fake_tick_ns = 10000;
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	ck_assert_uint_gt(totals().pending_pushes, 0);
+	ck_assert_uint_lt(totals().pending_pushes, 10);
+	/* Again and again: nothing more for it. */
+	for (int i = 0; i < 10; i++)
+		fake_register(&w, (struct fake_worker){.queue = "q"});
+	ck_assert_uint_lt(totals().pending_pushes, 10);
+	pass_ms(REPLY_TIMEOUT / 2);
+	ck_assert_uint_eq(totals().pending_pushes, MANY);
+	ck_assert_uint_eq(totals().waiting_requests, 0);
+	fake_tick_ns = 0;
+	stop_with_two();
+}
+END_TEST
+
+/* What comes meanwhile for the same conversation does not overtake. */
+START_TEST(conversations_keep_their_order_while_they_are_resolved_anew)
+{
+	settings.no_worker = BROKER_NO_WORKER_WAIT;
+	start_with_two();
+	fake_open(&a, 1, 7, "q");
+	fake_request(&a, 1, 7, "1");
+	fake_request(&a, 1, 7, "2");
+	fake_one_way(&a, 1, 7, "3");
+	fake_tick_ns = 100000; /* one at a time */
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	says(&w, "registered, push p1 '1'");
+	fake_request(&a, 1, 7, "4");
+	ask(&b, "q", "x");
+	pass_ms(100);
+	says(&w, "push p2 'x', push p3 '2', push p4 '3', push p5 '4'");
+	fake_tick_ns = 0;
+	stop_with_two();
+}
+END_TEST
+
+/* Nor do they hear of the loss of a worker that has cost them nothing. */
+START_TEST(conversations_go_on_while_they_are_resolved_anew)
+{
+	limits = fake_limits;
+	limits.pushes = 1;
+	start_with_two();
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	fake_open(&a, 1, 7, "q");
+	fake_open(&a, 1, 8, "q");
+	fake_open(&a, 1, 9, "q");
+	fake_request(&a, 1, 7, "1");
+	fake_request(&a, 1, 8, "2");
+	fake_request(&a, 1, 9, "3");
+	fake_one_way(&a, 1, 9, "4");
+	fake_register(&v, (struct fake_worker){.queue = "q"});
+	fake_tick_ns = 100000;
+	fake_end_receiving(&w);
+	says(&v, "registered, push p2 '2'");
+	fake_request(&a, 1, 9, "5");
+	says(&a, "error 1 c7 worker-lost");
+	for (uint64_t i = 2; i <= 4; i++) {
+		pass_ms(100);
+		fake_reply(&v, i, "");
+	}
+	says(&a, "reply 1 c8 '', reply 1 c9 ''");
+	says(&v, "push p3 '3', push p4 '4', push p5 '5'");
+	fake_tick_ns = 0;
+	stop_with_two();
+}
+END_TEST
+
+/* The wait of a request at a lost worker ended before it was resolved anew: its conversation goes
+ * on all the same. */
+START_TEST(conversations_go_on_after_they_were_to_be_resolved_anew)
+{
+	limits = fake_limits;
+	limits.pushes = 1;
+	start_with_two();
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	ask(&a, "q", "1");
+	ask(&a, "q", "2");
+	fake_open(&b, 1, 7, "q");
+	fake_request(&b, 1, 7, "3");
+	fake_register(&v, (struct fake_worker){.queue = "q"});
+	fake_tick_ns = 100000;
+	fake_end_receiving(&w);
+	fake_tick_ns = 0;
+	fake_now_ns += REPLY_TIMEOUT * NS_PER_MS; /* the deadline thread comes late */
+	pass_ms(0);
+	says(&b, "error 1 c7 reply-timeout");
+	fake_request(&b, 1, 7, "4");
+	says(&v, "registered, push p2 '2', push p3 '4'");
+	fake_reply(&v, 3, "four");
+	says(&b, "reply 1 c7 'four'");
+	stop_with_two();
+}
+END_TEST
+
 /* The order holds the echo of a request that waited for its turn: its deadline is gone. */
 START_TEST(resolved_anew_and_answered_at_once)
 {
@@ -981,6 +1125,8 @@ int main(void)
 	tcase_add_test(tests, pushes_beyond_the_bound_wait_for_their_turn);
 	tcase_add_test(tests, time_spent_waiting_counts);
 	tcase_add_test(tests, timeout_makes_room_for_the_next_in_turn);
+	tcase_add_test(tests, late_requests_are_not_pushed);
+	tcase_add_test(tests, late_requests_find_no_worker);
 	tcase_add_test(tests, push_that_does_not_fit);
 	tcase_add_test(tests, waiting_payloads_have_a_bound);
 	tcase_add_test(tests, waiting_payloads_give_back_what_they_held);
@@ -996,6 +1142,10 @@ int main(void)
 	tcase_add_test(tests, conversations_of_a_leaving_worker_go_elsewhere_silently);
 	tcase_add_test(tests, leaving_worker_may_come_back);
 	tcase_add_test(tests, waiting_requests_of_a_replaced_registration_are_resolved_anew);
+	tcase_add_test(tests, many_waiting_requests_are_resolved_in_steps);
+	tcase_add_test(tests, conversations_keep_their_order_while_they_are_resolved_anew);
+	tcase_add_test(tests, conversations_go_on_while_they_are_resolved_anew);
+	tcase_add_test(tests, conversations_go_on_after_they_were_to_be_resolved_anew);
 	tcase_add_test(tests, resolved_anew_and_answered_at_once);
 	tcase_add_test(tests, worker_whose_socket_failed_gets_no_new_push);
 	tcase_add_test(tests, worker_whose_socket_fails_at_a_push);

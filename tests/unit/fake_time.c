@@ -3,10 +3,14 @@
 #include "broker/broker_priv.h"
 
 int64_t fake_now_ns = 1000 * NS_PER_S;
+int64_t fake_tick_ns;
 
 int64_t clock_mono_ns(void)
 {
-	return fake_now_ns;
+	int64_t now_ns = fake_now_ns;
+
+	fake_now_ns += fake_tick_ns;
+	return now_ns;
 }
 
 int64_t clock_wall_ms(void)
@@ -44,5 +48,6 @@ void fake_advance(struct broker *broker, int64_t ns)
 		deadline_thread_poke_locked(broker);
 		mutex_unlock(&broker->lock);
 	}
-	fake_now_ns = until_ns;
+	if (fake_now_ns < until_ns)
+		fake_now_ns = until_ns;
 }
