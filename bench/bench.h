@@ -13,10 +13,8 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -24,7 +22,6 @@
 
 /* A payload starts with the number of the message and the index of its sender. */
 #define PAYLOAD_DEFAULT 128
-#define PAYLOAD_MIN 16
 
 /* Whoever waits longer than this for anything has failed. */
 #define PATIENCE_S 10
@@ -38,7 +35,6 @@ struct peer;
 /* What the server must be configured for. */
 struct demand {
 	unsigned connections, channels, pending;
-	size_t payload;
 };
 
 struct server {
@@ -131,8 +127,7 @@ void client_fail(struct client *client, const char *why);
 
 /* For peers that say hello. False: failed, and the client says why. */
 bool client_write(struct client *client, const void *bytes, size_t size);
-bool client_print(struct client *client, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
+bool client_print(struct client *client, const char *format, ...) PRINTF_LIKE(2, 3);
 bool client_read(struct client *client, void *bytes, size_t size);
 bool client_read_until_line(struct client *client, const char *line);
 
@@ -146,7 +141,7 @@ static inline uint64_t payload_number(const uint8_t *payload)
 {
 	uint64_t number;
 
-	__builtin_memcpy(&number, payload, sizeof(number));
+	memcpy(&number, payload, sizeof(number));
 	return number;
 }
 
@@ -154,7 +149,7 @@ static inline uint32_t payload_sender(const uint8_t *payload)
 {
 	uint32_t sender;
 
-	__builtin_memcpy(&sender, payload + 8, sizeof(sender));
+	memcpy(&sender, payload + 8, sizeof(sender));
 	return sender;
 }
 
@@ -199,6 +194,7 @@ struct peer {
 
 	bool fan_is_silent;  /* publishes that reach subscribers are not acknowledged */
 	bool cannot_request; /* it has no request and reply */
+	bool cannot_park;    /* it does not know requests from other messages */
 	bool cannot_stall;   /* one subscriber that does not read stops it */
 };
 
@@ -230,8 +226,14 @@ struct numbers {
 	double cpu_share;  /* of the server, of one core */
 	double slowest_ms; /* message, where a subscriber stalls */
 	double connection_bytes;
+	double open_s; /* until every client had been accepted and was ready */
 };
 
 struct numbers run(const struct load *load, const struct peer *peer, const struct pace *pace);
+
+/* --- scale.c ------------------------------------------------------------------------------- */
+
+/* The loads that show how cost grows; *COUNT of them. */
+const struct load *scale_loads(size_t *count);
 
 #endif

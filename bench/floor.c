@@ -6,22 +6,24 @@
  *               with subscribers: the bytes of the read to each of them
  *   requester   the bytes of the read to the worker
  *   worker      each frame of the read to the requester whose index it carries
- *   subscriber  nothing
+ *   others      nothing
  *
- * It checks nothing, knows no limits and counts on a client that reads. It is a yardstick, not a
- * server: loopback only.
+ * Frames are found by the lengths in their headers, as every server has to; nothing else of them is
+ * looked at, nothing is checked, there are no limits, and it counts on a client that reads. It is a
+ * yardstick, not a server: loopback only.
  */
 #include "bench/floor.h"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "wire/wire.h"
 
 #define READ_SIZE (256 * 1024)
 #define CLIENTS_MAX 16384
@@ -30,6 +32,8 @@
 static pthread_mutex_t joining = PTHREAD_MUTEX_INITIALIZER;
 static int subscribers[CLIENTS_MAX], requesters[CLIENTS_MAX], worker = -1;
 static size_t subscriber_count;
+
+static uint8_t answers[READ_SIZE];
 
 static bool write_all(int fd, const uint8_t *bytes, size_t size)
 {
@@ -63,75 +67,85 @@ static bool join(int fd, struct floor_hello *hello)
 	return joined;
 }
 
-/* The frames that are whole with SIZE bytes more than *PARTIAL. */
-static size_t count_frames(size_t *partial, size_t size, size_t frame_size)
+/* The frame at OFFSET of SIZE bytes; 0 when it has not come whole. */
+static size_t frame_size(const uint8_t *bytes, size_t offset, size_t size)
 {
-	size_t frames = (*partial + size) / frame_size;
+	size_t length;
 
-	*partial = (*partial + size) % frame_size;
-	return frames;
+	if (size - offset < WIRE_HEADER_SIZE)
+		return 0;
+	length = wire_get_header(bytes + offset).length;
+	return size - offset - WIRE_HEADER_SIZE < length ? 0 : WIRE_HEADER_SIZE + length;
 }
 
-static bool relay_replies(const struct floor_hello *hello, const uint8_t *bytes, size_t size)
+static bool answer_requests(int fd, const uint8_t *bytes, size_t size, size_t *offset)
 {
-	for (size_t offset = 0; size - offset >= hello->frame_size; offset += hello->frame_size) {
+	size_t count = 0, step;
+
+	while ((step = frame_size(bytes, *offset, size)) > 0) {
+		*offset += step;
+		count++;
+	}
+	return write_all(fd, answers, count * FLOOR_ANSWER_SIZE);
+}
+
+static bool relay_replies(const struct floor_hello *hello, const uint8_t *bytes, size_t size,
+			  size_t *offset)
+{
+	size_t step;
+
+	while ((step = frame_size(bytes, *offset, size)) > 0) {
 		uint32_t sender;
 
-		memcpy(&sender, bytes + offset + hello->sender_at, sizeof(sender));
-		if (!write_all(requesters[sender % CLIENTS_MAX], bytes + offset, hello->frame_size))
+		memcpy(&sender, bytes + *offset + hello->sender_at, sizeof(sender));
+		if (!write_all(requesters[sender % CLIENTS_MAX], bytes + *offset, step))
 			return false;
+		*offset += step;
 	}
 	return true;
 }
 
-/* One read's answer. *KEPT: how many bytes at its end are left for the next one. */
+/* What SIZE bytes ask for. *OFFSET, 0 before: where the frame begins that has not come whole. */
 static bool answer(int fd, const struct floor_hello *hello, const uint8_t *bytes, size_t size,
-		   size_t *partial, size_t *kept)
+		   size_t *offset)
 {
-	static const uint8_t answers[READ_SIZE];
 	size_t count = subscriber_count;
 
-	*kept = 0;
-	switch (hello->role) {
-	case FLOOR_PUBLISHER:
-		if (count == 0)
-			return write_all(fd, answers,
-					 FLOOR_ANSWER_SIZE *
-						 count_frames(partial, size, hello->frame_size));
-		for (size_t i = 0; i < count; i++)
-			if (!write_all(subscribers[i], bytes, size))
-				return false;
-		return true;
-	case FLOOR_REQUESTER:
+	if (hello->role == FLOOR_WORKER)
+		return relay_replies(hello, bytes, size, offset);
+	if (hello->role == FLOOR_PUBLISHER && count == 0)
+		return answer_requests(fd, bytes, size, offset);
+	*offset = size;
+	if (hello->role == FLOOR_REQUESTER)
 		return write_all(worker, bytes, size);
-	case FLOOR_WORKER:
-		*kept = size % hello->frame_size;
-		return relay_replies(hello, bytes, size);
-	default:
-		return true;
-	}
+	for (size_t i = 0; hello->role == FLOOR_PUBLISHER && i < count; i++)
+		if (!write_all(subscribers[i], bytes, size))
+			return false;
+	return true;
 }
 
 static void *serve(void *argument)
 {
 	int fd = (int)(intptr_t)argument;
 	uint8_t *bytes = malloc(READ_SIZE);
-	size_t partial = 0, kept = 0;
+	size_t kept = 0;
 	struct floor_hello hello;
 	ssize_t got = 1;
 
 	if (bytes == NULL || !join(fd, &hello))
 		got = 0;
 	while (got > 0) {
-		size_t size;
+		size_t size, offset = 0;
 
 		got = recv(fd, bytes + kept, READ_SIZE - kept, 0);
 		if (got <= 0)
 			break;
 		size = kept + (size_t)got;
-		if (!answer(fd, &hello, bytes, size, &partial, &kept))
+		if (!answer(fd, &hello, bytes, size, &offset))
 			break;
-		memmove(bytes, bytes + size - kept, kept);
+		kept = size - offset;
+		if (kept > 0)
+			memmove(bytes, bytes + offset, kept);
 	}
 	free(bytes);
 	/* Its number stands in the tables: it is left open until the process ends. */
@@ -149,6 +163,9 @@ int main(int argc, char **argv)
 		(void)fprintf(stderr, "usage: floor PORT\n");
 		return 2;
 	}
+	for (size_t i = 0; sizeof(answers) - i >= FLOOR_ANSWER_SIZE; i += FLOOR_ANSWER_SIZE)
+		wire_put_header(answers + i, WIRE_PUBLISH_ACK, 0, 1,
+				FLOOR_ANSWER_SIZE - WIRE_HEADER_SIZE);
 	address.sin_port = htons((uint16_t)atoi(argv[1]));
 	if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
 	    bind(listener, (struct sockaddr *)&address, sizeof(address)) != 0 ||

@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "bench/report.h"
@@ -17,7 +18,7 @@ static const struct peer *const all_peers[] = {
 	&peer_floor, &peer_liminald, &peer_redis, &peer_nats, &peer_mosquitto, &peer_floor,
 };
 
-#define PEERS_MAX (sizeof(all_peers) / sizeof(all_peers[0]))
+#define PEERS_MAX ARRAY_LENGTH(all_peers)
 
 static const struct load loads[] = {
 	{.name = "rtt", .publishers = 1, .window = 1, .threads = 1, .one_core = true},
@@ -37,20 +38,19 @@ static const struct load loads[] = {
 	{.name = "idle", .silent = 1000, .threads = 0, .idle = true},
 };
 
-#define LOADS (sizeof(loads) / sizeof(loads[0]))
-
 struct options {
 	const char *loads, *peers; /* comma-separated; NULL: all */
 	unsigned repetitions;
 	struct pace pace;
 	const char *directory; /* of the results; NULL: only printed */
+	bool scale;	       /* how cost grows, instead of how it compares */
 };
 
 /* --- options ------------------------------------------------------------------------------- */
 
 static bool usage(void)
 {
-	(void)fprintf(stderr, "usage: load [-c CASE,...] [-p PEER,...] [-r REPETITIONS] "
+	(void)fprintf(stderr, "usage: load [-s] [-c CASE,...] [-p PEER,...] [-r REPETITIONS] "
 			      "[-t SECONDS] [-d DIRECTORY]\n");
 	return false;
 }
@@ -60,8 +60,11 @@ static bool options_parse(struct options *options, int argc, char **argv)
 	int option;
 
 	*options = (struct options){.repetitions = 5, .pace = {.warm_up_s = 0.3, .measured_s = 1}};
-	while ((option = getopt(argc, argv, "c:p:r:t:d:")) != -1) {
+	while ((option = getopt(argc, argv, "sc:p:r:t:d:")) != -1) {
 		switch (option) {
+		case 's':
+			options->scale = true;
+			break;
 		case 'c':
 			options->loads = optarg;
 			break;
@@ -106,6 +109,7 @@ static bool is_listed(const char *list, const char *name)
 static bool is_meaningful(const struct load *load, const struct peer *peer)
 {
 	return !(load->requesters > 0 && peer->cannot_request) &&
+	       !(load->parked > 0 && peer->cannot_park) &&
 	       !(load->stalled > 0 && peer->cannot_stall);
 }
 
@@ -141,28 +145,73 @@ static bool report_save(const struct report *report, const char *directory, cons
 	return true;
 }
 
+/* The floor and those that are asked for, in their order; those that are not there are named. */
+static size_t choose_peers(const struct options *options, const struct peer **peers)
+{
+	const char *wanted =
+		options->scale && options->peers == NULL ? peer_liminald.name : options->peers;
+	size_t count = 0;
+
+	for (size_t i = 0; i < PEERS_MAX; i++) {
+		if (all_peers[i] != &peer_floor && !is_listed(wanted, all_peers[i]->name))
+			continue;
+		if (server_installed(all_peers[i]))
+			peers[count++] = all_peers[i];
+		else
+			(void)fprintf(stderr, "bench: %s is not installed\n",
+				      all_peers[i]->program);
+	}
+	return count;
+}
+
+static size_t choose_loads(const struct options *options, struct load *chosen)
+{
+	size_t all = ARRAY_LENGTH(loads), count = 0;
+	const struct load *from = options->scale ? scale_loads(&all) : loads;
+
+	for (size_t i = 0; i < all; i++)
+		if (is_listed(options->loads, from[i].name))
+			chosen[count++] = from[i];
+	return count;
+}
+
+/* Ten thousand connections need as many descriptors, here and in the servers, which inherit it. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static bool save_all(const struct report *report, const struct options *options)
+{
+	if (options->scale)
+		return report_save(report, options->directory, "scale.txt", report_print_growth) &&
+		       report_save(report, options->directory, "scale.tsv", report_print_values);
+	return report_save(report, options->directory, "bench.txt", report_print) &&
+	       report_save(report, options->directory, "bench.tsv", report_print_values);
+}
+
+#define LOADS_MAX 64
+
 int main(int argc, char **argv)
 {
 	const struct peer *peers[PEERS_MAX];
-	struct load chosen[LOADS];
+	struct load chosen[LOADS_MAX];
 	struct report report = {.loads = chosen, .peers = peers};
 	struct options options;
+	bool saved = true;
 
 	if (!options_parse(&options, argc, argv))
 		return 2;
-	for (size_t i = 0; i < LOADS; i++)
-		if (is_listed(options.loads, loads[i].name))
-			chosen[report.load_count++] = loads[i];
-	for (size_t i = 0; i < PEERS_MAX; i++)
-		if (all_peers[i] == &peer_floor || is_listed(options.peers, all_peers[i]->name)) {
-			if (server_installed(all_peers[i]))
-				peers[report.peer_count++] = all_peers[i];
-			else
-				(void)fprintf(stderr, "bench: %s is not installed\n",
-					      all_peers[i]->program);
-		}
+	raise_descriptor_limit();
+	report.load_count = choose_loads(&options, chosen);
+	report.peer_count = choose_peers(&options, peers);
 	report.repetitions = options.repetitions;
-	report.numbers = calloc(report.load_count * report.peer_count * report.repetitions,
+	report.numbers = calloc(report.load_count * report.peer_count * report.repetitions + 1,
 				sizeof(*report.numbers));
 	if (report.numbers == NULL)
 		return 1;
@@ -171,11 +220,9 @@ int main(int argc, char **argv)
 			run_round(&report, load, i, &options.pace);
 	if (isatty(STDERR_FILENO))
 		(void)fprintf(stderr, "\r%60s\r", "");
-	report_print(&report, stdout);
-	if (options.directory != NULL &&
-	    (!report_save(&report, options.directory, "bench.txt", report_print) ||
-	     !report_save(&report, options.directory, "bench.tsv", report_print_values)))
-		return 1;
+	(options.scale ? report_print_growth : report_print)(&report, stdout);
+	if (options.directory != NULL)
+		saved = save_all(&report, &options);
 	free(report.numbers);
-	return 0;
+	return saved ? 0 : 1;
 }

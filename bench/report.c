@@ -32,6 +32,11 @@ static double value_memory(const struct report *report, size_t load, size_t peer
 	return report_at(report, load, peer, repetition)->connection_bytes;
 }
 
+static double value_open(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->open_s;
+}
+
 static double value_slowest(const struct report *report, size_t load, size_t peer,
 			    size_t repetition)
 {
@@ -86,21 +91,29 @@ double report_median(const struct report *report, size_t load, size_t peer, repo
 
 /* --- the table ----------------------------------------------------------------------------- */
 
-#define CELL 20
+#define NAME 18
+#define CELL 23
+
+/* The first peer may stand in the table once more. */
+static const char *peer_label(const struct report *report, size_t peer)
+{
+	return peer > 0 && report->peers[peer] == report->peers[0] ? "the first again"
+								   : report->peers[peer]->name;
+}
 
 static void print_cell(FILE *file, const char *text)
 {
 	(void)fprintf(file, " %-*s|", CELL, text);
 }
 
-/* The first peer's own numbers. */
-static void print_first(const struct report *report, size_t load, FILE *file)
+static void print_own(const struct report *report, size_t load, size_t peer, FILE *file)
 {
-	char text[64];
+	double rate = report_median(report, load, peer, value_rate);
+	char text[64] = "-";
 
-	(void)snprintf(text, sizeof(text), "%.0f/s, %.3f us",
-		       report_median(report, load, 0, value_rate),
-		       report_median(report, load, 0, value_cpu));
+	if (!isnan(rate))
+		(void)snprintf(text, sizeof(text), "%.0f/s, %.3f us", rate,
+			       report_median(report, load, peer, value_cpu));
 	print_cell(file, text);
 }
 
@@ -122,6 +135,19 @@ static void print_idle(const struct report *report, size_t load, size_t peer, FI
 
 	if (!isnan(share))
 		(void)snprintf(text, sizeof(text), "%.2f %%, %.1f kB", share * 100,
+			       report_median(report, load, peer, value_memory) / 1024);
+	print_cell(file, text);
+}
+
+/* The same, with the time that the connections took to come. */
+static void print_arrival(const struct report *report, size_t load, size_t peer, FILE *file)
+{
+	double share = report_median(report, load, peer, value_share);
+	char text[64] = "-";
+
+	if (!isnan(share))
+		(void)snprintf(text, sizeof(text), "%.2f s, %.2f %%, %.1f kB",
+			       report_median(report, load, peer, value_open), share * 100,
 			       report_median(report, load, peer, value_memory) / 1024);
 	print_cell(file, text);
 }
@@ -160,42 +186,65 @@ static void print_row(const struct report *report, size_t load, FILE *file)
 {
 	const struct load *row = &report->loads[load];
 
-	(void)fprintf(file, "| %-11s|", row->name);
+	(void)fprintf(file, "| %-*s|", NAME, row->name);
 	for (size_t peer = 0; peer < report->peer_count; peer++) {
 		if (row->idle)
 			print_idle(report, load, peer, file);
 		else if (row->stalled > 0)
 			print_stall(report, load, peer, file);
 		else if (peer == 0)
-			print_first(report, load, file);
+			print_own(report, load, peer, file);
 		else
 			print_ratio(report, load, peer, file);
 	}
 	(void)fprintf(file, "\n");
 }
 
+static void print_rule(FILE *file, int width)
+{
+	while (width-- > 0)
+		(void)fputc('-', file);
+	(void)fputc('|', file);
+}
+
+static void print_head(const struct report *report, FILE *file)
+{
+	(void)fprintf(file, "| %-*s|", NAME, "case");
+	for (size_t peer = 0; peer < report->peer_count; peer++)
+		print_cell(file, peer_label(report, peer));
+	(void)fprintf(file, "\n|");
+	print_rule(file, NAME + 1);
+	for (size_t peer = 0; peer < report->peer_count; peer++)
+		print_rule(file, CELL + 1);
+	(void)fprintf(file, "\n");
+}
+
 void report_print(const struct report *report, FILE *file)
 {
-	(void)fprintf(file, "| %-11s|", "case");
-	for (size_t peer = 0; peer < report->peer_count; peer++) {
-		char name[64];
-
-		(void)snprintf(name, sizeof(name), "%s%s", report->peers[peer]->name,
-			       peer > 0 && report->peers[peer] == report->peers[0] ? " again" : "");
-		print_cell(file, name);
-	}
-	(void)fprintf(file, "\n|%.*s|", 12, "----------------------------");
-	for (size_t peer = 0; peer < report->peer_count; peer++)
-		(void)fprintf(file, "%.*s|", CELL + 1, "----------------------------");
-	(void)fprintf(file, "\n");
+	print_head(report, file);
 	for (size_t load = 0; load < report->load_count; load++)
 		print_row(report, load, file);
+}
+
+void report_print_growth(const struct report *report, FILE *file)
+{
+	print_head(report, file);
+	for (size_t load = 0; load < report->load_count; load++) {
+		(void)fprintf(file, "| %-*s|", NAME, report->loads[load].name);
+		for (size_t peer = 0; peer < report->peer_count; peer++) {
+			if (report->loads[load].idle)
+				print_arrival(report, load, peer, file);
+			else
+				print_own(report, load, peer, file);
+		}
+		(void)fprintf(file, "\n");
+	}
 }
 
 void report_print_values(const struct report *report, FILE *file)
 {
 	(void)fprintf(file, "case\tpeer\trate\trate_of_floor\tcpu_us\tcpu_of_floor\tcpu_share\t"
-			    "slowest_ms\tconnection_bytes\truns\n");
+			    "slowest_ms\tconnection_bytes\topen_s\truns\n");
 	for (size_t load = 0; load < report->load_count; load++) {
 		for (size_t peer = 0; peer < report->peer_count; peer++) {
 			size_t valid = 0;
@@ -203,16 +252,17 @@ void report_print_values(const struct report *report, FILE *file)
 			for (size_t i = 0; i < report->repetitions; i++)
 				valid += report_at(report, load, peer, i)->valid;
 			(void)fprintf(
-				file, "%s\t%s%s\t%.0f\t%.3f\t%.4f\t%.3f\t%.5f\t%.2f\t%.0f\t%zu\n",
-				report->loads[load].name, report->peers[peer]->name,
-				peer > 0 && report->peers[peer] == report->peers[0] ? " again" : "",
+				file,
+				"%s\t%s\t%.0f\t%.3f\t%.4f\t%.3f\t%.5f\t%.2f\t%.0f\t%.2f\t%zu\n",
+				report->loads[load].name, peer_label(report, peer),
 				report_median(report, load, peer, value_rate),
 				report_median(report, load, peer, value_rate_ratio),
 				report_median(report, load, peer, value_cpu),
 				report_median(report, load, peer, value_cpu_ratio),
 				report_median(report, load, peer, value_share),
 				report_median(report, load, peer, value_slowest),
-				report_median(report, load, peer, value_memory), valid);
+				report_median(report, load, peer, value_memory),
+				report_median(report, load, peer, value_open), valid);
 		}
 	}
 }

@@ -25,6 +25,9 @@ double report_median(const struct report *report, size_t load, size_t peer, repo
 /* The table that people read. */
 void report_print(const struct report *report, FILE *file);
 
+/* The same, with every peer's own numbers instead of comparisons. */
+void report_print_growth(const struct report *report, FILE *file);
+
 /* A line for each case and peer, its columns parted by tabs. */
 void report_print_values(const struct report *report, FILE *file);
 

@@ -171,7 +171,7 @@ struct scene {
 	size_t count;
 	struct crew crews[THREADS_MAX];
 	atomic_bool stop;
-	double connection_bytes;
+	double connection_bytes, open_s;
 };
 
 static size_t load_active(const struct load *load)
@@ -243,7 +243,7 @@ static bool scene_open(struct scene *scene)
 {
 	const struct load *load = scene->load;
 	unsigned quiet = load_channels(load); /* the channel behind those that are used */
-	int64_t before = server_resident_bytes(&scene->server);
+	int64_t before = server_resident_bytes(&scene->server), began_ns = bench_now_ns();
 
 	if (!scene_add_several(scene, ROLE_SUBSCRIBER, load->subscribers, 0, 0) ||
 	    !scene_add_several(scene, ROLE_WORKER, load->requesters > 0, 0, 0) ||
@@ -253,6 +253,7 @@ static bool scene_open(struct scene *scene)
 	    !scene_add_several(scene, ROLE_SUBSCRIBER, load->silent, quiet, 0) ||
 	    !scene_park(scene))
 		return false;
+	scene->open_s = (double)(bench_now_ns() - began_ns) / 1e9;
 	if (load->silent > 0)
 		scene->connection_bytes =
 			(double)(server_resident_bytes(&scene->server) - before) / load->silent;
@@ -398,8 +399,7 @@ struct numbers run(const struct load *load, const struct peer *peer, const struc
 {
 	struct demand demand = {.connections = (unsigned)load_clients(load) + 16,
 				.channels = load_channels(load) + 1,
-				.pending = load->parked,
-				.payload = load->payload};
+				.pending = load->parked};
 	struct scene scene = {.load = load};
 	struct numbers numbers = {.valid = false};
 	const char *why = "its clients cannot be set up";
@@ -413,10 +413,13 @@ struct numbers run(const struct load *load, const struct peer *peer, const struc
 			scene_dismiss(&scene);
 		}
 		why = scene_verify(&scene);
+		if (why == NULL && !load->idle && !(numbers.rate > 0))
+			why = "nothing arrived in the measured interval";
 	}
 	numbers.valid = why == NULL;
 	numbers.slowest_ms = scene_slowest_ms(&scene);
 	numbers.connection_bytes = scene.connection_bytes;
+	numbers.open_s = scene.open_s;
 	if (why != NULL)
 		(void)fprintf(stderr, "bench: a run of %s against %s does not count: %s\n",
 			      load->name, peer->name, why);

@@ -206,7 +206,7 @@ void server_stop(struct server *server)
 	server->pid = -1;
 	if (server->directory[0] == '\0')
 		return;
-	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+	for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
 		(void)snprintf(path, sizeof(path), "%s/%s", server->directory, files[i]);
 		(void)unlink(path);
 	}

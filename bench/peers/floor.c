@@ -1,12 +1,13 @@
 /*
  * The bare socket server of floor.c. Its frames have the size that liminald's Publish has, and
- * carry nothing but a payload; it is told that size, and who the connection is, in the hello.
+ * carry nothing but a header and a payload; it is told who the connection is in the hello.
  */
 #include "bench/bench.h"
 
 #include <string.h>
 
 #include "bench/floor.h"
+#include "wire/wire.h"
 
 /* What a Publish of liminald has around its payload. */
 #define OVERHEAD 66
@@ -31,9 +32,10 @@ static bool floor_hello(struct client *client)
 		[ROLE_REQUESTER] = FLOOR_REQUESTER,
 		[ROLE_WORKER] = FLOOR_WORKER,
 	};
-	struct floor_hello hello = {.role = roles[client->role],
+	/* It has one channel; who subscribes to another gets nothing. */
+	bool elsewhere = client->role == ROLE_SUBSCRIBER && client->channel > 0;
+	struct floor_hello hello = {.role = elsewhere ? FLOOR_SILENT : roles[client->role],
 				    .index = client->index,
-				    .frame_size = (uint32_t)frame_size(client),
 				    .sender_at = OVERHEAD + 8};
 	uint8_t welcome;
 
@@ -52,22 +54,27 @@ static void floor_write(const struct client *client, unsigned channel, uint8_t *
 {
 	(void)channel;
 	memset(bytes, 0, frame_size(client));
+	wire_put_header(bytes, WIRE_PUBLISH, 0, 1,
+			(uint32_t)(frame_size(client) - WIRE_HEADER_SIZE));
 }
 
 static size_t floor_parse(struct client *client, const uint8_t *bytes, size_t size)
 {
-	size_t frame = client->role == ROLE_PUBLISHER ? FLOOR_ANSWER_SIZE : frame_size(client);
-	size_t offset;
+	size_t offset = 0;
 
-	if (client->role == ROLE_PUBLISHER) {
-		client_acknowledged(client, size / frame);
-		return size - size % frame;
-	}
-	for (offset = 0; size - offset >= frame; offset += frame) {
-		if (client->role == ROLE_WORKER)
-			memcpy(client_add(client, frame), bytes + offset, frame);
+	while (size - offset >= WIRE_HEADER_SIZE) {
+		const uint8_t *frame = bytes + offset;
+		size_t length = WIRE_HEADER_SIZE + (size_t)wire_get_u32(frame + 6);
+
+		if (size - offset < length)
+			break;
+		if (client->role == ROLE_PUBLISHER)
+			client_acknowledged(client, 1);
+		else if (client->role == ROLE_WORKER)
+			memcpy(client_add(client, length), frame, length);
 		else
-			client_received(client, bytes + offset + OVERHEAD);
+			client_received(client, frame + OVERHEAD);
+		offset += length;
 	}
 	return offset;
 }
@@ -81,5 +88,6 @@ const struct peer peer_floor = {
 	.write = floor_write,
 	.parse = floor_parse,
 	.fan_is_silent = true,
+	.cannot_park = true,
 	.cannot_stall = true,
 };

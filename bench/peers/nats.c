@@ -123,4 +123,5 @@ const struct peer peer_nats = {
 	.describe = nats_describe,
 	.write = nats_write,
 	.parse = nats_parse,
+	.cannot_park = true,
 };

@@ -139,4 +139,5 @@ const struct peer peer_redis = {
 	.describe = redis_describe,
 	.write = redis_write,
 	.parse = redis_parse,
+	.cannot_park = true,
 };
