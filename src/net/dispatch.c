@@ -97,13 +97,78 @@ static struct channel *publish_channel(struct session *session, struct span name
 	return broker_channel(session->conn->net->broker, name);
 }
 
-static void handle_publish(struct session *session, const struct wire_frame *frame, struct buf *buf)
+/* Adds a Publish that may be carried out to the run. KEY may be NULL. */
+static void publish_add(struct session *session, struct channel *channel, uint32_t stream,
+			struct span envelope, const struct span *key, struct buf *buf)
 {
-	struct span envelope = frame->u.publish.envelope.bytes;
-	struct channel *channel;
 	struct message *message;
 
-	channel = publish_channel(session, frame->u.publish.channel);
+	if (channel != session->run_channel || session->run_count == session->run_capacity)
+		session_end_run(session);
+	/* Deliveries carry the channel's schema id: it replaces the publisher's in place. The bytes
+	 * are the session's own, nobody else has seen them yet. */
+	memcpy((uint8_t *)(uintptr_t)envelope.data, broker_channel_schema(channel),
+	       WIRE_SCHEMA_SIZE);
+	session->run_channel = channel;
+	message = &session->run[session->run_count++];
+	*message = (struct message){.envelope = envelope,
+				    .buf = buf,
+				    .has_key = key != NULL,
+				    .key = key != NULL ? *key : (struct span){0},
+				    .stream = stream};
+	if (buf == NULL && envelope.length >= SHARE_MIN) {
+		message->buf = buf_new(envelope.length);
+		if (message->buf != NULL) { /* otherwise it is copied to each */
+			memcpy(message->buf->data, envelope.data, envelope.length);
+			message->envelope.data = message->buf->data;
+		}
+		session_end_run(session);
+		buf_unref(&message->buf);
+	}
+}
+
+/* The next Publish may be like this one, whose envelope is still as it came. */
+static void publish_remember(struct session *session, const struct wire_frame *frame,
+			     struct channel *channel)
+{
+	struct publish_head *head = &session->head;
+	const struct wire_envelope *envelope = &frame->u.publish.envelope;
+	const uint8_t *payload = frame->u.publish.channel.data - 4; /* of the frame */
+	size_t size = (size_t)(envelope->payload.data - payload);
+
+	head->size = 0;
+	if (frame->u.publish.has_key || size > sizeof(head->bytes) - 4)
+		return;
+	head->size = 4 + size;
+	head->frame_size = WIRE_HEADER_SIZE + (size_t)frame->header.length;
+	head->envelope_at = WIRE_HEADER_SIZE + (size_t)(envelope->bytes.data - payload);
+	head->channel = channel;
+	head->flags = frame->header.flags;
+	wire_put_u32(head->bytes, frame->header.length);
+	memcpy(head->bytes + 4, payload, size);
+}
+
+size_t session_publish_again(struct session *session, const uint8_t *frame, size_t available)
+{
+	const struct publish_head *head = &session->head;
+	uint32_t stream;
+
+	if (head->size == 0 || available < head->frame_size || frame[0] != WIRE_PUBLISH ||
+	    frame[1] != head->flags || memcmp(frame + 6, head->bytes, head->size) != 0)
+		return 0;
+	stream = wire_get_u32(frame + 2);
+	if (!wire_stream_legal(WIRE_PUBLISH, stream))
+		return 0;
+	publish_add(session, head->channel, stream,
+		    (struct span){frame + head->envelope_at, head->frame_size - head->envelope_at},
+		    NULL, NULL);
+	return head->frame_size;
+}
+
+static void handle_publish(struct session *session, const struct wire_frame *frame, struct buf *buf)
+{
+	struct channel *channel = publish_channel(session, frame->u.publish.channel);
+
 	if (channel == NULL) {
 		metric_add(METRIC_PUBLISHES_REFUSED_CHANNEL, 1);
 		if (!publish_is_unanswered(session, frame->u.publish.channel))
@@ -118,28 +183,9 @@ static void handle_publish(struct session *session, const struct wire_frame *fra
 			       "the idempotency key is longer than 1024 bytes");
 		return;
 	}
-	if (channel != session->run_channel || session->run_count == session->run_capacity)
-		session_end_run(session);
-	/* Deliveries carry the channel's schema id: it replaces the publisher's in place. The bytes
-	 * are the session's own, nobody else has seen them yet. */
-	memcpy((uint8_t *)(uintptr_t)envelope.data, broker_channel_schema(channel),
-	       WIRE_SCHEMA_SIZE);
-	session->run_channel = channel;
-	message = &session->run[session->run_count++];
-	*message = (struct message){.envelope = envelope,
-				    .buf = buf,
-				    .has_key = frame->u.publish.has_key,
-				    .key = frame->u.publish.key,
-				    .stream = frame->header.stream};
-	if (buf == NULL && envelope.length >= SHARE_MIN) {
-		message->buf = buf_new(envelope.length);
-		if (message->buf != NULL) { /* otherwise it is copied to each */
-			memcpy(message->buf->data, envelope.data, envelope.length);
-			message->envelope.data = message->buf->data;
-		}
-		session_end_run(session);
-		buf_unref(&message->buf);
-	}
+	publish_remember(session, frame, channel);
+	publish_add(session, channel, frame->header.stream, frame->u.publish.envelope.bytes,
+		    frame->u.publish.has_key ? &frame->u.publish.key : NULL, buf);
 }
 
 /* --- subscribing --------------------------------------------------------------------------- */

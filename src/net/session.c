@@ -371,6 +371,7 @@ static bool session_step(struct session *session)
 	size_t available = session->filled - session->start;
 	const uint8_t *bytes = session->data + session->start;
 	struct wire_header header;
+	size_t size;
 
 	if (session->skip > 0)
 		return session_skip(session);
@@ -383,6 +384,12 @@ static bool session_step(struct session *session)
 		session_handle_frame(session, session->large_header, large->data, large);
 		session_end_run(session); /* it points into the buffer */
 		buf_unref(&large);
+		return true;
+	}
+	size = session_publish_again(session, bytes, available);
+	if (size > 0) {
+		session->start += size;
+		session->frames++;
 		return true;
 	}
 	if (available < WIRE_HEADER_SIZE)
@@ -551,6 +558,7 @@ static void session_begin(struct session *session, struct conn *conn)
 	session->run = session->small_run;
 	session->run_count = 0;
 	session->run_capacity = RUN_SMALL;
+	session->head.size = 0;
 	mutex_lock(&conn->net->lock);
 	conn->thread = pthread_self();
 	conn->running = true;

@@ -16,6 +16,21 @@
 #define RUN_SMALL 4
 #define RUN_MAX 256
 
+/*
+ * What stood in front of the payload of the last Publish without a key that was decoded, from the
+ * length in its header on. A frame that is equal there has the same size and the same fields but
+ * for stream and payload: it is as sound, and for the same channel.
+ */
+#define HEAD_MAX 96
+
+struct publish_head {
+	size_t size; /* of the bytes; 0: there is none */
+	size_t frame_size, envelope_at;
+	struct channel *channel;
+	uint8_t flags;
+	uint8_t bytes[HEAD_MAX];
+};
+
 struct session {
 	struct conn *conn;
 	struct flush_set set;
@@ -41,6 +56,7 @@ struct session {
 	struct channel *run_channel;
 	struct message *run;
 	size_t run_count, run_capacity;
+	struct publish_head head;
 
 	struct message small_run[RUN_SMALL];
 	uint8_t small[READ_SMALL];
@@ -52,6 +68,11 @@ struct session {
  * one. PAYLOAD may be written to. */
 void session_dispatch(struct session *session, struct wire_header header, const uint8_t *payload,
 		      struct buf *buf);
+
+/* Handles a Publish that differs from the last one in stream and payload only, without checking
+ * again what was checked then; its size. 0: it is not one, or not all of it is among the AVAILABLE
+ * bytes from its header on. They may be written to. */
+size_t session_publish_again(struct session *session, const uint8_t *frame, size_t available);
 
 /* Sends the error frame of HEADER's family and ends the session. The payload's first AVAILABLE
  * bytes have been read. */
