@@ -111,6 +111,55 @@ def payload_and_context():
                     deliver(2, sequence, payload, schema=typed, **context))
 
 
+@scenario("Publish", "a Publish after one that is like it in all but stream and payload is handled "
+          "like it; one that differs in anything else is judged by its own bytes")
+def like_the_one_before():
+    with Server(channels=("a", "b")) as server:
+        publisher, subscriber = server.client(), server.client()
+        subscriber.subscribe(1, "a")
+        subscriber.subscribe(2, "b")
+        first = publish(7, "a", b"1234")
+        keyed = publish(7, "a", b"", key="")
+        assert len(keyed) == len(first)
+        publisher.send(first, publish(8, "a", b"5678"), publish(8, "b", b"abcd"),
+                       publish(8, "b", b"efgh"), first, publish(9, "x", b"1234"), first,
+                       publish(7, "a", b"", parent=""), keyed, first, keyed,
+                       publish(7, "a", b"12345"), publish(7, "a", b""), publish(7, "a", b""))
+        publisher.expect(
+            *[publish_ack(*ack, DELIVERED) for ack in ((7, 1), (8, 2), (8, 3), (8, 4), (7, 5))],
+            publish_error(9, SERVER_ERROR, "channel 'x' is not configured"),
+            *[publish_ack(7, message, DELIVERED) for message in (6, 7, 8, 9)],
+            publish_ack(7, 8, DUPLICATE),
+            *[publish_ack(7, message, DELIVERED) for message in (10, 11, 12)])
+        subscriber.expect(
+            deliver(1, 1, b"1234"), deliver(1, 2, b"5678"), deliver(2, 1, b"abcd"),
+            deliver(2, 2, b"efgh"), deliver(1, 3, b"1234"), deliver(1, 4, b"1234"),
+            deliver(1, 5, b"", parent=""), deliver(1, 6, b""), deliver(1, 7, b"1234"),
+            deliver(1, 8, b"12345"), deliver(1, 9, b""), deliver(1, 10, b""))
+        subscriber.expect_nothing()
+
+
+@scenario("Bad input", "a malformed Publish, or one on stream 0, is refused also behind sound ones "
+          "that it looks like")
+def bad_after_sound_ones():
+    sound = publish(7, "events", b"1234")
+    short = bytearray(sound)
+    short[-5] -= 1  # of the payload's length: a byte is left over
+    longer = bytearray(sound)
+    longer[-5] += 1
+    keyless = bytearray(sound)
+    keyless[1] = 0x02  # a key should follow
+    for bad, stream, code in ((publish(0, "events", b"1234"), 1, INVALID_STREAM),
+                              (bytes(short), 7, CODEC_ERROR), (bytes(longer), 7, CODEC_ERROR),
+                              (bytes(keyless), 7, CODEC_ERROR)):
+        with Server() as server:
+            client = server.client()
+            client.send(sound, sound, bad, sound)
+            client.expect(publish_ack(7, 1), publish_ack(7, 2),
+                          publish_error(stream, code, re.compile(".*")))
+            client.expect_end()
+
+
 @scenario("Publish", "the PublishAck of a plain channel carries no durable position, at no version")
 def no_durable_position():
     with Server() as server:
