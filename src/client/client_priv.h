@@ -186,7 +186,7 @@ struct liminal {
 	struct list finished; /* counted, done, their callback not called yet */
 	bool calling_back;    /* one thread empties `finished` */
 	struct liminal_flushed flushed;
-	struct client_fault first_refusal;
+	struct client_fault first_refusal, first_unanswered;
 
 	struct list subscriptions[CLIENT_BUCKETS]; /* by stream */
 	struct list deliveries;			   /* of all, in the order of arrival */

@@ -257,6 +257,7 @@ static void client_free(struct liminal **clientp)
 	client_fault_clear(&client->loss);
 	client_fault_clear(&client->farewell);
 	client_fault_clear(&client->first_refusal);
+	client_fault_clear(&client->first_unanswered);
 	client_bytes_free(&client->input);
 	client_bytes_free(&client->output);
 	if (client->fd != -1)

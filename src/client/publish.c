@@ -127,6 +127,13 @@ out:
 	return status;
 }
 
+static void publish_note_first(struct client_fault *first, const struct client_fault *fault)
+{
+	if (first->status == LIMINAL_OK)
+		client_fault_set(first, fault->status, fault->code,
+				 span_of(fault->text != NULL ? fault->text : ""));
+}
+
 void client_published(struct liminal *client, struct client_answer *answer)
 {
 	struct liminal_flushed *flushed = &client->flushed;
@@ -138,12 +145,10 @@ void client_published(struct liminal *client, struct client_answer *answer)
 		flushed->duplicates += answer->receipt.duplicate;
 	} else if (answer->fault.status == LIMINAL_REFUSED) {
 		flushed->refused++;
-		if (client->first_refusal.status == LIMINAL_OK)
-			client_fault_set(
-				&client->first_refusal, LIMINAL_REFUSED, answer->fault.code,
-				span_of(answer->fault.text != NULL ? answer->fault.text : ""));
+		publish_note_first(&client->first_refusal, &answer->fault);
 	} else {
 		flushed->unanswered++;
+		publish_note_first(&client->first_unanswered, &answer->fault);
 	}
 	if (answer->published != NULL)
 		list_append(&client->finished, &answer->node);
@@ -264,13 +269,13 @@ int liminal_flush(struct liminal *client, int timeout_ms, struct liminal_flushed
 		status = client_fail(LIMINAL_TIMEOUT, "%zu messages have no answer yet",
 				     client->unanswered);
 	} else {
-		/* Kept from the last connection even when a new one stands. */
 		if (client->flushed.unanswered > 0)
-			status = client_fail_with(&client->loss);
+			status = client_fail_with(&client->first_unanswered);
 		else if (client->flushed.refused > 0)
 			status = client_fail_with(&client->first_refusal);
 		client->flushed = (struct liminal_flushed){.accepted = 0};
 		client_fault_clear(&client->first_refusal);
+		client_fault_clear(&client->first_unanswered);
 	}
 	mutex_unlock(&client->lock);
 	return status;

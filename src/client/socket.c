@@ -209,7 +209,7 @@ int client_socket_connect(const char *server, int64_t deadline_ns, int *fd)
 	struct addrinfo *addresses = NULL;
 	char host[256];
 	const char *port;
-	int status, error;
+	int status, error, left = 0;
 
 	*fd = -1;
 	if (strchr(server, '/') != NULL)
@@ -222,8 +222,15 @@ int client_socket_connect(const char *server, int64_t deadline_ns, int *fd)
 		return client_fail(LIMINAL_UNREACHABLE, "cannot find \"%s\": %s", server,
 				   error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
 	error = ETIMEDOUT;
-	for (const struct addrinfo *at = addresses; at != NULL && *fd == -1; at = at->ai_next)
-		error = client_socket_try(at->ai_addr, at->ai_addrlen, deadline_ns, fd);
+	for (const struct addrinfo *at = addresses; at != NULL; at = at->ai_next)
+		left++;
+	/* Each has its share of the time: one that is silent must not use up that of the next. */
+	for (const struct addrinfo *at = addresses; at != NULL && *fd == -1; at = at->ai_next) {
+		int64_t now_ns = clock_mono_ns();
+
+		error = client_socket_try(at->ai_addr, at->ai_addrlen,
+					  now_ns + (deadline_ns - now_ns) / left--, fd);
+	}
 	freeaddrinfo(addresses);
 	if (*fd == -1)
 		return client_fail(LIMINAL_UNREACHABLE, "cannot connect to \"%s\": %s", server,

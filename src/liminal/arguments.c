@@ -140,9 +140,14 @@ bool cli_parse_global(int argc, char **argv, struct cli_arguments *arguments, in
 	*next = argc;
 	if (!cli_arguments_init(arguments, argc, argv))
 		return false;
-	while (cursor.index < argc && cli_is_option(&cursor))
+	while (cursor.index < argc && cli_is_option(&cursor)) {
+		if (cursor.letters == NULL && strcmp(argv[cursor.index], "--") == 0) {
+			cursor.index++;
+			break;
+		}
 		if (!cli_parse_option(&cursor, cli_global_options, arguments))
 			return false;
+	}
 	*next = cursor.index;
 	return true;
 }

@@ -23,7 +23,10 @@
 #include "base/text.h"
 
 #define COMMAND_TICK_NS (NS_PER_S / 4)
-#define COMMAND_OUTPUT_MAX ((size_t)1024 * 1024 * 1024)
+/* More than a pipe of any system holds. */
+#define COMMAND_PIPE_MAX ((size_t)256 * 1024)
+/* How often the end of a command is looked for that has closed its output. */
+#define COMMAND_LOOK_MS 20
 
 extern char **environ;
 
@@ -36,6 +39,7 @@ struct command {
 	const char *at; /* what is still to be written */
 	size_t left;
 	size_t capacity;	  /* of the output */
+	size_t output_max;
 	char line[COMMAND_WORDS]; /* of standard error, which has not ended yet */
 	size_t line_length;
 	bool too_large;
@@ -186,7 +190,8 @@ static void command_write(struct command *command)
 		command_close(&command->input);
 }
 
-static void command_read_error(struct command *command)
+/* How many bytes came; both close the pipe at its end. */
+static size_t command_read_error(struct command *command)
 {
 	char bytes[4096];
 	ssize_t got = read(command->error, bytes, sizeof(bytes));
@@ -194,36 +199,42 @@ static void command_read_error(struct command *command)
 	if (got > 0) {
 		fwrite(bytes, 1, (size_t)got, stderr);
 		command_note_words(command, bytes, (size_t)got);
-	} else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-		command_close(&command->error);
+		return (size_t)got;
 	}
+	if (got == 0 || (errno != EAGAIN && errno != EINTR))
+		command_close(&command->error);
+	return 0;
 }
 
-static void command_read_output(struct command *command)
+static size_t command_read_output(struct command *command)
 {
 	struct command_result *result = command->result;
 	ssize_t got;
 
 	if (command->capacity - result->output_length < 4096) {
 		size_t capacity = command->capacity == 0 ? 8192 : command->capacity * 2;
-		char *larger =
-			capacity > COMMAND_OUTPUT_MAX ? NULL : realloc(result->output, capacity);
+		char *larger = result->output_length > command->output_max
+				       ? NULL
+				       : realloc(result->output, capacity);
 
 		if (larger == NULL) {
 			/* It finds its pipe closed. */
 			command->too_large = true;
 			command_close(&command->output);
-			return;
+			return 0;
 		}
 		result->output = larger;
 		command->capacity = capacity;
 	}
 	got = read(command->output, result->output + result->output_length,
 		   command->capacity - result->output_length);
-	if (got > 0)
+	if (got > 0) {
 		result->output_length += (size_t)got;
-	else if (got == 0 || (errno != EAGAIN && errno != EINTR))
+		return (size_t)got;
+	}
+	if (got == 0 || (errno != EAGAIN && errno != EINTR))
 		command_close(&command->output);
+	return 0;
 }
 
 /* Waits until DEADLINE_NS at most for one of the pipes, and serves those that are ready. */
@@ -236,7 +247,7 @@ static void command_poll(struct command *command, int64_t deadline_ns)
 
 	/* With all of them closed only its end is waited for: look at it often. */
 	if (command->output == -1 && command->error == -1)
-		left_ms = 5;
+		left_ms = COMMAND_LOOK_MS;
 	if (poll(fds, 3, left_ms > 0 ? (int)left_ms : 0) <= 0)
 		return;
 	if (fds[0].revents != 0)
@@ -247,20 +258,25 @@ static void command_poll(struct command *command, int64_t deadline_ns)
 		command_read_error(command);
 }
 
-/* What the pipes still hold. A grandchild that keeps them open is not waited for. */
+/*
+ * What the command has left in the pipes. Those that it has started and left behind may have them
+ * open, and may write for ever: no more is taken than the command itself can have written.
+ */
 static void command_read_rest(struct command *command)
 {
-	struct pollfd fds[2];
+	size_t output = 0, error = 0;
 
 	for (;;) {
-		fds[0] = (struct pollfd){.fd = command->output, .events = POLLIN};
-		fds[1] = (struct pollfd){.fd = command->error, .events = POLLIN};
+		struct pollfd fds[2] = {
+			{.fd = output < COMMAND_PIPE_MAX ? command->output : -1, .events = POLLIN},
+			{.fd = error < COMMAND_PIPE_MAX ? command->error : -1, .events = POLLIN}};
+
 		if (poll(fds, 2, 0) <= 0)
 			return;
 		if (fds[0].revents != 0)
-			command_read_output(command);
+			output += command_read_output(command);
 		if (fds[1].revents != 0)
-			command_read_error(command);
+			error += command_read_error(command);
 	}
 }
 
@@ -289,10 +305,11 @@ static void command_conclude(struct command *command, const char *name, int stat
 
 	command_note_words(command, "\n", 1);
 	result->exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-	if (command->too_large) {
+	if (command->too_large || result->output_length > command->output_max) {
 		result->exit_status = -1;
 		snprintf(result->words, sizeof(result->words),
-			 "the output of the command is too large");
+			 "the output of %.200s is larger than %zu bytes", name,
+			 command->output_max);
 	} else if (WIFSIGNALED(status) && result->words[0] == '\0') {
 		snprintf(result->words, sizeof(result->words), "%.200s was ended by signal %d",
 			 name, WTERMSIG(status));
@@ -302,10 +319,12 @@ static void command_conclude(struct command *command, const char *name, int stat
 	}
 }
 
-void command_run(char *const *argv, const void *input, size_t length, pid_t *group,
-		 command_still_running *still_running, void *context, struct command_result *result)
+void command_run(char *const *argv, const void *input, size_t length, size_t output_max,
+		 pid_t *group, command_still_running *still_running, void *context,
+		 struct command_result *result)
 {
-	struct command command = {.at = input, .left = length, .result = result};
+	struct command command = {
+		.at = input, .left = length, .output_max = output_max, .result = result};
 	int error, status;
 
 	*result = (struct command_result){.exit_status = -1};
@@ -328,11 +347,11 @@ void command_run(char *const *argv, const void *input, size_t length, pid_t *gro
 	command_conclude(&command, argv[0], status);
 }
 
-void command_terminate(const pid_t *group)
+void command_terminate(const pid_t *group, int signal_number)
 {
 	pthread_mutex_lock(&command_lock);
 	if (*group > 0)
-		kill(-*group, SIGTERM);
+		kill(-*group, signal_number);
 	pthread_mutex_unlock(&command_lock);
 }
 

@@ -19,16 +19,17 @@ struct command_result {
 typedef void command_still_running(void *context);
 
 /*
- * Runs ARGV in a process group of its own, with INPUT as standard input, and waits for its end.
+ * Runs ARGV in a process group of its own, with INPUT as standard input, and waits for its end. With
+ * more than OUTPUT_MAX bytes of output it has failed.
  * Its standard error is passed on to ours. *GROUP is the process group while it runs, else 0; other
  * threads look at it with command_terminate only.
  */
-void command_run(char *const *argv, const void *input, size_t length, pid_t *group,
-		 command_still_running *still_running, void *context,
+void command_run(char *const *argv, const void *input, size_t length, size_t output_max,
+		 pid_t *group, command_still_running *still_running, void *context,
 		 struct command_result *result);
 
-/* Sends SIGTERM to the group unless it has ended. */
-void command_terminate(const pid_t *group);
+/* Sends the signal to the group unless it has ended. */
+void command_terminate(const pid_t *group, int signal_number);
 
 /* Whether the shell would find NAME. */
 bool command_exists(const char *name);

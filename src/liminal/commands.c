@@ -45,6 +45,7 @@ static const struct cli_option worker_options[] = {
 	{'a', "activity", "ACTIVITY", true, "serve this activity only"},
 	{'j', "jobs", "JOBS", false, "how many commands may run at once (1)"},
 	{'i', "identity", "IDENTITY", false, "name of the worker (liminal@HOST:PID)"},
+	{'m', "max-reply", "BYTES", false, "the largest reply (16777194)"},
 	OPTIONS_END,
 };
 

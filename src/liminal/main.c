@@ -2,36 +2,55 @@
 #include "liminal/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAIN_DEFAULT_SERVER "127.0.0.1:7480"
+/* No server takes a longer one. */
+#define MAIN_TOKEN_MAX 65535
+
+/*
+ * A stream that is closed would lend its number to the connection, and what is printed would go to
+ * the server. In its place comes one that cannot be used, so that using it is told as a failure.
+ */
+static bool main_standard_streams(void)
+{
+	static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", modes[fd]) != fd)
+			return false;
+	return true;
+}
 
 /* The token is FILE's content without a newline at its end. */
 static bool main_read_token(struct cli *cli, const char *path)
 {
-	FILE *file = fopen(path, "re");
-	char *line = NULL;
-	size_t size = 0;
-	ssize_t length;
+	FILE *file = fopen(path, "r");
+	bool done = false;
 
-	if (file == NULL) {
+	cli->token = malloc(MAIN_TOKEN_MAX + 1);
+	if (file == NULL || cli->token == NULL) {
 		cli_error("cannot open the token file \"%s\": %s", path, strerror(errno));
-		return false;
+		goto out;
 	}
-	length = getdelim(&line, &size, -1, file);
-	if (length < 0 && ferror(file)) {
+	cli->token_length = fread(cli->token, 1, MAIN_TOKEN_MAX + 1, file);
+	if (ferror(file)) {
 		cli_error("cannot read the token file \"%s\": %s", path, strerror(errno));
-		free(line);
-		fclose(file);
-		return false;
+		goto out;
 	}
-	fclose(file);
-	cli->token = line;
-	cli->token_length = length > 0 ? (size_t)length : 0;
-	if (cli->token_length > 0 && line[cli->token_length - 1] == '\n')
+	if (cli->token_length > 0 && cli->token[cli->token_length - 1] == '\n')
 		cli->token_length--;
-	return true;
+	if (cli->token_length > MAIN_TOKEN_MAX) {
+		cli_error("the token file \"%s\" has more than %d bytes", path, MAIN_TOKEN_MAX);
+		goto out;
+	}
+	done = true;
+out:
+	if (file != NULL)
+		fclose(file);
+	return done;
 }
 
 static bool main_options(struct cli *cli, const struct cli_arguments *arguments)
@@ -49,6 +68,8 @@ static bool main_options(struct cli *cli, const struct cli_arguments *arguments)
 		return true;
 	cli->token = strdup(token);
 	cli->token_length = strlen(token);
+	if (cli->token == NULL)
+		cli_error("out of memory");
 	return cli->token != NULL;
 }
 
@@ -78,6 +99,8 @@ int main(int argc, char **argv)
 	struct cli_arguments arguments = {.command = NULL};
 	int status = CLI_USAGE, next;
 
+	if (!main_standard_streams())
+		return CLI_FAILED;
 	/* For the build: the scripts in etc/completions. Not an option that a person needs. */
 	if (argc == 3 && strcmp(argv[1], "--completions") == 0) {
 		if (!cli_completions(argv[2], stdout))

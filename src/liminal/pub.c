@@ -83,18 +83,13 @@ static void pub_answered(void *context, int status, const struct liminal_receipt
 	}
 }
 
-static void pub_show_progress(struct pub *pub, bool last)
+static void pub_show_progress(struct pub *pub, const char *end)
 {
-	int64_t now_ns;
-
 	if (!pub->progress)
 		return;
-	now_ns = clock_mono_ns();
-	if (!last && now_ns - pub->progress_ns < PUB_PROGRESS_NS)
-		return;
-	pub->progress_ns = now_ns;
+	pub->progress_ns = clock_mono_ns();
 	fprintf(stderr, "\r%" PRIu64 " lines, %" PRIu64 " acknowledged%s", pub->lines,
-		pub->answered, last ? "\n" : "");
+		pub->answered, end);
 }
 
 static bool pub_line(struct pub *pub, const char *line, size_t length)
@@ -118,16 +113,24 @@ static bool pub_input_waits(void)
 	return poll(&input, 1, 0) == 1;
 }
 
+/* False: the library's last error says why. Refusals are told line by line. */
+static bool pub_flush(struct pub *pub)
+{
+	int status = liminal_flush(pub->client, LIMINAL_FOREVER, NULL);
+
+	return status == LIMINAL_OK || status == LIMINAL_REFUSED;
+}
+
 /* What is typed is published at once; what is piped goes in large pieces. */
 static bool pub_settle(struct pub *pub)
 {
 	if (pub_input_waits())
 		return true;
-	/* Refusals are told line by line. */
-	if (liminal_flush(pub->client, LIMINAL_FOREVER, NULL) == LIMINAL_LOST)
+	if (!pub_flush(pub))
 		return false;
 	pub_show_progress(pub, "");
-	return fflush(stdout) == 0;
+	fflush(stdout);
+	return true;
 }
 
 /* Publishes the lines in BUFFER, moves the beginning of another one to its start. */
@@ -145,14 +148,14 @@ static bool pub_take_lines(struct pub *pub, char *buffer, size_t *length)
 	return true;
 }
 
-/* False: the library's last error says why. */
+/* False: the library's last error says why. It stops, too, when nobody can read the answers. */
 static bool pub_input(struct pub *pub, int *status)
 {
 	size_t capacity = 65536, length = 0;
 	char *buffer = malloc(capacity), *larger;
 	bool going = true;
 
-	while (buffer != NULL && going) {
+	while (buffer != NULL && going && !ferror(stdout)) {
 		ssize_t got = read(STDIN_FILENO, buffer + length, capacity - length);
 
 		if (got < 0 && errno == EINTR)
@@ -193,14 +196,18 @@ static int pub_lines(const struct cli *cli, struct liminal *client, const char *
 		.each = cli->json || !isatty(STDOUT_FILENO),
 		.progress = isatty(STDERR_FILENO) == 1,
 	};
-	int status = CLI_DONE, flushed;
+	int status = CLI_DONE;
 	bool going;
 
 	going = pub_input(&pub, &status);
-	flushed = liminal_flush(client, LIMINAL_FOREVER, NULL);
-	pub_show_progress(&pub, "\n");
-	if (flushed == LIMINAL_LOST || !going) {
+	if (!going)
 		status = cli_report();
+	if (!pub_flush(&pub) && going) {
+		status = cli_report();
+		going = false;
+	}
+	pub_show_progress(&pub, "\n");
+	if (!going) {
 		cli_error("%" PRIu64 " of %" PRIu64 " lines are not acknowledged",
 			  pub.lines - pub.answered, pub.lines);
 	}

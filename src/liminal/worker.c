@@ -3,7 +3,7 @@
  *
  * Threads: one for each of -j, which serves; one that waits for SIGTERM and SIGINT, which all
  * others block. The first signal leaves: no new requests, those at hand are finished. The second
- * ends the commands and stops.
+ * ends the commands and stops, the third kills them.
  */
 #include "liminal/cli.h"
 
@@ -17,6 +17,12 @@
 
 #define WORKER_JOBS_MAX 1024
 #define WORKER_LEAVE_MS 10000
+/*
+ * What fits into the largest frame of a server that has the default of max_frame_size. A server ends
+ * the connection at a larger one, with all that is worked on.
+ */
+#define WORKER_OUTPUT_MAX (16 * 1024 * 1024 - 22)
+#define WORKER_OUTPUT_MOST (1024 * 1024 * 1024)
 
 /* What the command's exit status says, after sysexits(3). */
 #define WORKER_EXIT_BUSY 75
@@ -29,6 +35,7 @@ struct worker {
 	char **command;
 	struct worker_slot *slots;
 	size_t slot_count;
+	size_t output_max;
 
 	pthread_mutex_t lock;
 	/* Guarded by lock. */
@@ -75,8 +82,8 @@ static void worker_handle(void *context, struct liminal_job *job)
 
 	payload = liminal_job_payload(job, &length);
 	worker_still_running(job); /* its time starts now, not when it was put in the queue */
-	command_run(slot->worker->command, payload, length, &slot->group, worker_still_running, job,
-		    &result);
+	command_run(slot->worker->command, payload, length, slot->worker->output_max, &slot->group,
+		    worker_still_running, job, &result);
 	if (result.exit_status == 0)
 		status = liminal_job_reply(job, result.output, result.output_length);
 	else
@@ -141,11 +148,11 @@ static void worker_leave(struct worker *worker)
 		liminal_stop(worker->client);
 }
 
-static void worker_abandon(struct worker *worker)
+static void worker_abandon(struct worker *worker, int signal_number)
 {
 	liminal_stop(worker->client);
 	for (size_t i = 0; i < worker->slot_count; i++)
-		command_terminate(&worker->slots[i].group);
+		command_terminate(&worker->slots[i].group, signal_number);
 }
 
 static void worker_signals(sigset_t *signals)
@@ -159,8 +166,8 @@ static void *worker_wait_for_signals(void *argument)
 {
 	struct worker *worker = argument;
 	sigset_t signals;
-	bool again = false, finished;
-	int number;
+	int number, received = 0;
+	bool finished;
 
 	worker_signals(&signals);
 	for (;;) {
@@ -171,11 +178,11 @@ static void *worker_wait_for_signals(void *argument)
 		pthread_mutex_unlock(&worker->lock);
 		if (finished)
 			return NULL;
-		if (again)
-			worker_abandon(worker);
-		else
+		if (received == 0)
 			worker_leave(worker);
-		again = true;
+		else
+			worker_abandon(worker, received == 1 ? SIGTERM : SIGKILL);
+		received = received < 2 ? received + 1 : received;
 	}
 }
 
@@ -257,11 +264,12 @@ int worker_run(struct cli *cli, const struct cli_arguments *arguments)
 {
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
 	struct worker worker = {.cli = cli, .lock = PTHREAD_MUTEX_INITIALIZER};
-	uint64_t jobs = 1;
+	uint64_t jobs = 1, output_max = WORKER_OUTPUT_MAX;
 	sigset_t signals;
 	int status;
 
-	if (!cli_value_count(arguments, 'j', WORKER_JOBS_MAX, &jobs))
+	if (!cli_value_count(arguments, 'j', WORKER_JOBS_MAX, &jobs) ||
+	    !cli_value_count(arguments, 'm', WORKER_OUTPUT_MOST, &output_max))
 		return CLI_USAGE;
 	status = worker_check(arguments);
 	if (status != CLI_DONE)
@@ -271,6 +279,7 @@ int worker_run(struct cli *cli, const struct cli_arguments *arguments)
 	sigaction(SIGPIPE, &ignore, NULL); /* of a command that does not read its input */
 	worker.command = arguments->operands + 1;
 	worker.slot_count = (size_t)jobs;
+	worker.output_max = (size_t)output_max;
 	worker.slots = calloc(worker.slot_count, sizeof(*worker.slots));
 	if (worker.slots == NULL) {
 		cli_error("out of memory");

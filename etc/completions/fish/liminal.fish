@@ -20,6 +20,7 @@ complete -c liminal -n '__fish_seen_subcommand_from worker' -s n -l namespace -r
 complete -c liminal -n '__fish_seen_subcommand_from worker' -s a -l activity -r -d 'serve this activity only'
 complete -c liminal -n '__fish_seen_subcommand_from worker' -s j -l jobs -r -d 'how many commands may run at once (1)'
 complete -c liminal -n '__fish_seen_subcommand_from worker' -s i -l identity -r -d 'name of the worker (liminal@HOST:PID)'
+complete -c liminal -n '__fish_seen_subcommand_from worker' -s m -l max-reply -r -d 'the largest reply (16777194)'
 complete -c liminal -f -n __fish_use_subcommand -a ping -d 'measure round trips to the server'
 complete -c liminal -n '__fish_seen_subcommand_from ping' -s c -l count -r -d 'leave after N pings'
 complete -c liminal -n '__fish_seen_subcommand_from ping' -s i -l interval -r -d 'time between two pings (1)'
