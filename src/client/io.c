@@ -239,11 +239,12 @@ bool client_put_now(struct liminal *client, const struct wire_frame *frame)
 	return size > 0 && client_encode(client, frame, size);
 }
 
+/* What was thrown away because writing failed has not left: the end is about to be read. */
 static bool client_drained(const void *subject)
 {
 	const struct liminal *client = subject;
 
-	return client->output.length == 0;
+	return client->output.length == 0 && !client->output_dead;
 }
 
 int client_drain(struct liminal *client, int64_t deadline_ns)

@@ -443,6 +443,44 @@ START_TEST(lost_jobs)
 }
 END_TEST
 
+static void script_drop_worker(void)
+{
+	server_greet();
+	expect(WIRE_WORKER_REGISTER);
+	put_register_ack();
+	put_push(1, "x");
+	leave();
+	wait_for(server.go);
+	server_drop();
+}
+
+/* Somebody who only sends notices the end, too. */
+static void handle_dropped(void *context, struct liminal_job *job)
+{
+	int sent = 0, status;
+
+	(void)context;
+	tell(server.go);
+	pthread_join(server.thread, NULL);
+	while ((status = liminal_job_working(job)) == LIMINAL_OK && sent < 1000)
+		sent++;
+	fails_with(status, LIMINAL_LOST, 0, "");
+	fails_with(liminal_job_reply(job, "", 0), LIMINAL_LOST, 0, "");
+}
+
+START_TEST(lost_while_working)
+{
+	struct liminal *client = open_client(script_drop_worker, 0);
+	struct liminal_worker_options options = LIMINAL_WORKER_OPTIONS_INIT;
+
+	options.queue = "jobs";
+	succeeds(liminal_register(client, &options));
+	fails_with(liminal_serve(client, handle_dropped, NULL), LIMINAL_LOST, 0, "");
+	liminal_close(&client);
+	close(server.listener);
+}
+END_TEST
+
 static void script_reconnect_refused(void)
 {
 	server_greet();
@@ -530,6 +568,7 @@ int main(void)
 	tcase_add_test(played, take_over);
 	tcase_add_test(played, reconnect);
 	tcase_add_test(played, lost_jobs);
+	tcase_add_test(played, lost_while_working);
 	tcase_add_test(played, reconnect_refused);
 	tcase_add_test(played, no_signal);
 	tcase_add_test(played, nothing);
