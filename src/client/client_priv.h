@@ -182,9 +182,10 @@ struct liminal {
 
 	struct list answers;
 
-	size_t unanswered;    /* counted answers in `answers` */
-	struct list finished; /* counted, done, their callback not called yet */
-	bool calling_back;    /* one thread empties `finished` */
+	size_t unanswered;	 /* counted answers in `answers` */
+	struct list finished;	 /* counted, done, their callback not called yet */
+	uint64_t answered, told; /* those that came into `finished`, and left it */
+	bool calling_back;	 /* one thread empties `finished` */
 	struct liminal_flushed flushed;
 	struct client_fault first_refusal, first_unanswered;
 

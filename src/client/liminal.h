@@ -160,10 +160,11 @@ struct liminal_flushed {
 };
 
 /*
- * Sends what liminal_publish_async holds back and waits until all of it is answered. RESULT, which
- * may be NULL, counts from the last liminal_flush that did not return LIMINAL_TIMEOUT, and is set
- * whatever is returned. LIMINAL_OK: every one was accepted. LIMINAL_REFUSED: not all were; the
- * error is the first one's. LIMINAL_LOST: `unanswered` may or may not have been published.
+ * Sends what liminal_publish_async holds back and waits until all of it is answered; not for what
+ * other threads publish meanwhile. RESULT, which may be NULL, counts from the last liminal_flush
+ * that did not return LIMINAL_TIMEOUT, and is set whatever is returned. LIMINAL_OK: every one was
+ * accepted. LIMINAL_REFUSED: not all were; the error is the first one's. LIMINAL_LOST: `unanswered`
+ * may or may not have been published.
  */
 int liminal_flush(struct liminal *client, int timeout_ms, struct liminal_flushed *result);
 

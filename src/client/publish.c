@@ -1,6 +1,7 @@
 /* Publishing: one at a time, and pipelined behind a window. */
 #include "client/client_priv.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,6 +140,7 @@ void client_published(struct liminal *client, struct client_answer *answer)
 	struct liminal_flushed *flushed = &client->flushed;
 
 	client->unanswered--;
+	client->answered++;
 	if (answer->fault.status == LIMINAL_OK) {
 		flushed->accepted++;
 		flushed->delivered += answer->receipt.delivered;
@@ -150,35 +152,43 @@ void client_published(struct liminal *client, struct client_answer *answer)
 		flushed->unanswered++;
 		publish_note_first(&client->first_unanswered, &answer->fault);
 	}
-	if (answer->published != NULL)
-		list_append(&client->finished, &answer->node);
-	else
-		client_answer_free(&answer);
+	list_append(&client->finished, &answer->node);
+}
+
+static void publish_tell(const struct client_answer *answer)
+{
+	if (answer->published == NULL)
+		return;
+	if (answer->fault.status == LIMINAL_OK) {
+		answer->published(answer->context, LIMINAL_OK, &answer->receipt);
+	} else {
+		client_fail_with(&answer->fault);
+		answer->published(answer->context, answer->fault.status, NULL);
+	}
 }
 
 /*
  * Calls what waits to be called, without the lock. One thread at a time does, so that the order
- * is that of the publishes; another one leaves it to that thread.
+ * is that of the publishes; another one leaves it to that thread. What is answered meanwhile is
+ * for the next call: others that publish without a pause must not keep this one here.
  */
 static void publish_call_back(struct liminal *client)
 {
-	if (client->calling_back)
+	uint64_t until = client->answered;
+
+	if (client->calling_back || client->told == until)
 		return;
 	client->calling_back = true;
-	while (!list_empty(&client->finished)) {
+	while (client->told < until) {
 		struct client_answer *answer =
 			LIST_ENTRY(client->finished.next, struct client_answer, node);
 
 		list_remove(&answer->node);
 		mutex_unlock(&client->lock);
-		if (answer->fault.status == LIMINAL_OK) {
-			answer->published(answer->context, LIMINAL_OK, &answer->receipt);
-		} else {
-			client_fail_with(&answer->fault);
-			answer->published(answer->context, answer->fault.status, NULL);
-		}
+		publish_tell(answer);
 		client_answer_free(&answer);
 		mutex_lock(&client->lock);
+		client->told++;
 	}
 	client->calling_back = false;
 	cond_broadcast(&client->changed);
@@ -230,44 +240,50 @@ out:
 	return status;
 }
 
-static bool publish_all_answered(const void *subject)
+/* Everything up to the publish of that number, counted from the first one. */
+struct publish_target {
+	const struct liminal *client;
+	uint64_t number;
+};
+
+static bool publish_answered(const void *subject)
 {
-	const struct liminal *client = subject;
+	const struct publish_target *target = subject;
 
-	return client->unanswered == 0;
-}
-
-static bool publish_all_told(const void *subject)
-{
-	const struct liminal *client = subject;
-
-	return list_empty(&client->finished) && !client->calling_back;
+	return target->client->answered >= target->number;
 }
 
 int liminal_flush(struct liminal *client, int timeout_ms, struct liminal_flushed *result)
 {
 	int64_t deadline_ns = client_deadline(timeout_ms);
+	struct publish_target target = {.client = client};
 	int status = LIMINAL_OK;
+	uint64_t missing;
 
 	if (result != NULL)
 		*result = (struct liminal_flushed){.accepted = 0};
 	if (client == NULL)
 		return client_fail(LIMINAL_INVALID, "there is no handle");
 	mutex_lock(&client->lock);
+	target.number = client->answered + client->unanswered;
 	if (client->state == CLIENT_CONNECTED) {
 		client_send(client);
-		client_wait(client, publish_all_answered, client, deadline_ns);
+		client_wait(client, publish_answered, &target, deadline_ns);
 	}
-	publish_call_back(client);
-	while (!publish_all_told(client))
-		cond_wait(&client->changed, &client->lock);
+	missing = publish_answered(&target) ? 0 : target.number - client->answered;
+	for (;;) {
+		publish_call_back(client);
+		if (client->told >= target.number - missing)
+			break;
+		cond_wait(&client->changed, &client->lock); /* another thread calls */
+	}
 	if (result != NULL) {
 		*result = client->flushed;
-		result->unanswered += client->unanswered;
+		result->unanswered += missing;
 	}
-	if (client->unanswered > 0) {
-		status = client_fail(LIMINAL_TIMEOUT, "%zu messages have no answer yet",
-				     client->unanswered);
+	if (missing > 0) {
+		status = client_fail(LIMINAL_TIMEOUT, "%" PRIu64 " messages have no answer yet",
+				     missing);
 	} else {
 		if (client->flushed.unanswered > 0)
 			status = client_fail_with(&client->first_unanswered);

@@ -38,7 +38,7 @@ struct command {
 	int input, output, error;
 	const char *at; /* what is still to be written */
 	size_t left;
-	size_t capacity;	  /* of the output */
+	size_t capacity; /* of the output */
 	size_t output_max;
 	char line[COMMAND_WORDS]; /* of standard error, which has not ended yet */
 	size_t line_length;

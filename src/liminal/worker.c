@@ -18,8 +18,8 @@
 #define WORKER_JOBS_MAX 1024
 #define WORKER_LEAVE_MS 10000
 /*
- * What fits into the largest frame of a server that has the default of max_frame_size. A server ends
- * the connection at a larger one, with all that is worked on.
+ * What fits into the largest frame of a server that has the default of max_frame_size. A server
+ * ends the connection at a larger one, with all that is worked on.
  */
 #define WORKER_OUTPUT_MAX (16 * 1024 * 1024 - 22)
 #define WORKER_OUTPUT_MOST (1024 * 1024 * 1024)

@@ -5,6 +5,7 @@
 #include "client_server.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -317,6 +318,87 @@ static void *ping_only(void *client)
 }
 
 /* The thread that read for both has its answer and leaves: the other one must read on. */
+/* Answers publishes and pings until the client takes leave. */
+static void script_busy(void)
+{
+	uint64_t id = 0;
+
+	server_greet();
+	for (;;) {
+		switch (expect_any()->header.type) {
+		case WIRE_PUBLISH:
+			put_publish_ack(server.frame.header.stream, ++id, 0);
+			break;
+		case WIRE_PING:
+			put_empty(WIRE_PONG);
+			break;
+		default:
+			ck_assert_uint_eq(server.frame.header.type, WIRE_DISCONNECT);
+			server_drop();
+			return;
+		}
+		leave();
+	}
+}
+
+#define PUBLISHERS 2
+#define PUBLISHES 5000
+
+struct publisher {
+	struct liminal *client;
+	pthread_t thread;
+	int told;
+	atomic_int *left;
+};
+
+/* By any of the publishers' threads, one at a time. */
+static void note_told(void *context, int status, const struct liminal_receipt *receipt)
+{
+	struct publisher *publisher = context;
+
+	ck_assert_int_eq(status, LIMINAL_OK);
+	ck_assert_uint_gt(receipt->message, 0);
+	publisher->told++;
+}
+
+static void *publish_and_flush(void *argument)
+{
+	struct liminal_publish_options options = LIMINAL_PUBLISH_OPTIONS_INIT;
+	struct publisher *publisher = argument;
+
+	options.published = note_told;
+	options.context = publisher;
+	for (int i = 1; i <= PUBLISHES; i++) {
+		succeeds(liminal_publish_async(publisher->client, "events", "x", 1, &options));
+		if (i % 10 != 0)
+			continue;
+		succeeds(liminal_flush(publisher->client, LIMINAL_FOREVER, NULL));
+		/* What this thread has published has been told before the flush returns. */
+		ck_assert_int_eq(publisher->told, i);
+	}
+	atomic_fetch_sub(publisher->left, 1);
+	return NULL;
+}
+
+/* Several threads publish and flush, and another one reads the answers for them. */
+START_TEST(publishers)
+{
+	struct liminal *client = open_client(script_busy, 0);
+	struct publisher all[PUBLISHERS];
+	atomic_int left = PUBLISHERS;
+
+	for (int i = 0; i < PUBLISHERS; i++) {
+		all[i] = (struct publisher){.client = client, .left = &left};
+		pthread_create(&all[i].thread, NULL, publish_and_flush, &all[i]);
+	}
+	while (atomic_load(&left) > 0)
+		succeeds(liminal_ping(client, LIMINAL_FOREVER, NULL));
+	for (int i = 0; i < PUBLISHERS; i++)
+		pthread_join(all[i].thread, NULL);
+	end(&client);
+}
+END_TEST
+
 START_TEST(take_over)
 {
 	struct liminal *client = open_client(script_take_over, 0);
@@ -565,6 +647,7 @@ int main(void)
 	tcase_add_test(played, lost);
 	tcase_add_test(played, malformed);
 	tcase_add_test(played, stop);
+	tcase_add_test(played, publishers);
 	tcase_add_test(played, take_over);
 	tcase_add_test(played, reconnect);
 	tcase_add_test(played, lost_jobs);

@@ -32,6 +32,8 @@ extern struct server server;
  * For the script.
  */
 
+/* The client's next frame; expect demands that it is of TYPE. */
+const struct wire_frame *expect_any(void);
 const struct wire_frame *expect(uint8_t type);
 uint32_t expect_publish(void); /* its stream */
 /* Answers it, too; its stream. */
