@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static void request_print(const struct cli *cli, const void *reply, size_t length)
+static void request_print(const struct cli *cli, const char *reply, size_t length)
 {
 	if (cli->json) {
 		json_t *object = json_object();
@@ -15,7 +15,8 @@ static void request_print(const struct cli *cli, const void *reply, size_t lengt
 		return;
 	}
 	fwrite(reply, 1, length, stdout);
-	if (isatty(STDOUT_FILENO))
+	/* The prompt of the shell belongs on a line of its own. */
+	if (isatty(STDOUT_FILENO) && (length == 0 || reply[length - 1] != '\n'))
 		putchar('\n');
 }
 
