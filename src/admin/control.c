@@ -235,10 +235,12 @@ bool control_known(struct span name)
 	return control_find(name) != NULL;
 }
 
-/* The request as an object; NULL with a text in ERROR when it is none. */
+/* The request as an object; NULL when it is none, with a text in ERROR, which stays empty when
+ * memory is missing. */
 static json_t *control_parse(struct span request, struct text *error)
 {
 	json_error_t failure;
+	json_t *object;
 
 	if (request.length == 0)
 		request = SPAN_LITERAL("{}");
@@ -250,8 +252,8 @@ static json_t *control_parse(struct span request, struct text *error)
 		text_add(error, "the request is nested deeper than %d", CONTROL_DEPTH_MAX);
 		return NULL;
 	}
-	json_t *object = json_loadb((const char *)request.data, request.length,
-				    JSON_REJECT_DUPLICATES, &failure);
+	if (!json_read(request, JSON_REJECT_DUPLICATES, &object, &failure))
+		return NULL;
 	if (object == NULL)
 		text_add(error, "the request is not JSON: %s", failure.text);
 	else if (!json_is_object(object))
@@ -286,7 +288,7 @@ struct buf *control_answer(void *context, struct span name, struct span request)
 	ASSERT(command != NULL);
 	json_t *object = control_parse(request, &error);
 	if (object == NULL) {
-		reply = control_error("invalid", text);
+		reply = text[0] == '\0' ? NULL : control_error("invalid", text);
 	} else {
 		reply = command->answer(admin, object);
 		json_decref(object);

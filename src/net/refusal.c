@@ -37,16 +37,16 @@ bool refusal_parse(struct span payload, enum refusal *refusal, struct span *word
 		   uint8_t buffer[BROKER_REFUSAL_WORDS_MAX])
 {
 	json_error_t error;
+	json_t *object;
 	bool parsed = false;
 
 	*refusal = REFUSAL_NONE;
 	*words = (struct span){.data = buffer};
 	if (payload.length == 0 || payload.length > REFUSAL_PAYLOAD_MAX ||
-	    !json_depth_ok(payload, 1))
+	    !json_depth_ok(payload, 1) ||
+	    !json_read(payload, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &object, &error))
 		return false;
 
-	json_t *object = json_loadb((const char *)payload.data, payload.length,
-				    JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
 	const json_t *text = json_object_get(object, "words");
 	enum refusal code = refusal_of_code(json_object_get(object, "code"));
 

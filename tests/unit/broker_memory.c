@@ -11,50 +11,6 @@
 
 #include <stdio.h>
 
-static long countdown; /* allocations until one fails; 0: none does */
-static bool lasting;   /* then all fail that follow */
-static bool failed;    /* one did */
-static long allocated;
-
-static bool fails_now(void)
-{
-	if (failed && lasting && countdown == 0)
-		return true;
-	if (countdown == 0 || --countdown > 0)
-		return false;
-	failed = true;
-	return true;
-}
-
-void *failing_malloc(size_t size)
-{
-	void *pointer = fails_now() ? NULL : malloc(size);
-
-	allocated += pointer != NULL;
-	return pointer;
-}
-
-void *failing_calloc(size_t count, size_t size)
-{
-	void *pointer = fails_now() ? NULL : calloc(count, size);
-
-	allocated += pointer != NULL;
-	return pointer;
-}
-
-char *failing_strdup(const char *text)
-{
-	char *copy = failing_malloc(strlen(text) + 1);
-
-	return copy == NULL ? NULL : strcpy(copy, text);
-}
-
-void failing_free(void *pointer)
-{
-	allocated -= pointer != NULL;
-	free(pointer);
-}
-
 /* --- what was answered ------------------------------------------------------------------- */
 
 /* Every publish, subscription and request has a stream of its own. */
@@ -103,7 +59,7 @@ static struct buf *control_answer(void *context, struct span name, struct span r
 {
 	(void)context;
 	(void)name;
-	return fails_now() ? NULL : buf_new(request.length);
+	return failing_now() ? NULL : buf_new(request.length);
 }
 
 static bool control_known(struct span name)
@@ -238,9 +194,7 @@ static bool play(long which, bool all_that_follow)
 	memset(due, 0, sizeof(due));
 	memset(answers, 0, sizeof(answers));
 	next_stream = 0;
-	failed = false;
-	lasting = all_that_follow;
-	countdown = which;
+	failing_begin(which, all_that_follow);
 	settings.no_worker = BROKER_NO_WORKER_ECHO;
 	settings.worker_settle_ms = 0;
 	broker = broker_new(&settings, BOOT_MS, &error);
@@ -252,13 +206,13 @@ static bool play(long which, bool all_that_follow)
 			channels();
 			conversations();
 			look();
-			lasting = false;
+			failing_end();
 			end_all();
 		}
 		broker_free(&broker);
 	}
-	ck_assert_int_eq(allocated, 0);
-	return failed;
+	ck_assert_int_eq(failing_allocated(), 0);
+	return failing_failed();
 }
 
 /* _i: alone, or with all that follow. */

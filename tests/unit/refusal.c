@@ -1,5 +1,7 @@
 /* Which payloads of a PushReply are a worker's refusal, and the look at JSON before it is parsed.
  */
+#define FAILING_MEMORY_IS_MINE
+#include "failing_memory.h"
 #include "net/refusal.h"
 
 #include <check.h>
@@ -266,6 +268,7 @@ START_TEST(random_words)
 		"a", "\"", "\\", "\n", "\x7F", "\xC3\xA9", "{", "\xE2\x82\xAC", "\xF0\x9F\x98\x80",
 		"/"};
 
+	rejects("null"); /* values are made after the first parse only */
 	random_state = UINT64_C(1181783497276652981) + (uint64_t)_i;
 	for (int round = 0; round < 500; round++) {
 		char text[BROKER_REFUSAL_WORDS_MAX + 4] = "";
@@ -281,12 +284,42 @@ START_TEST(random_words)
 			at += strlen(next);
 		}
 		json_t *object = json_pack("{s:s, s:s}", "code", codes[code], "words", text);
-		char *payload = json_dumps(object, random_below(2) ? JSON_ENSURE_ASCII : 0);
+		char payload[16 * BROKER_REFUSAL_WORDS_MAX];
+		size_t size = json_dumpb(object, payload, sizeof(payload) - 1,
+					 random_below(2) ? JSON_ENSURE_ASCII : 0);
 
-		ck_assert_ptr_nonnull(payload);
+		ck_assert_uint_gt(size, 0);
+		ck_assert_uint_lt(size, sizeof(payload));
+		payload[size] = '\0';
 		accepts(payload, (enum refusal)(REFUSAL_BUSY + code), span_of(text));
-		free(payload);
 		json_decref(object);
+	}
+}
+END_TEST
+
+/* Whichever allocation fails: it is a refusal in disorder, and nothing is left behind. _i: alone,
+ * or with all that follow. */
+START_TEST(no_memory)
+{
+	static const char *const escapes[] = {"x", "\\\"", "\\u00e9", "w\\\\", "\xC3\xA9"};
+	char payload[8 * BROKER_REFUSAL_WORDS_MAX];
+
+	for (size_t i = 0; i < ARRAY_LENGTH(escapes); i++) {
+		bool failed = true, parsed;
+
+		strcpy(payload, "{\"code\":\"busy\",\"words\":\"");
+		for (int j = 0; j < 300; j++)
+			strcat(payload, escapes[i]);
+		strcat(payload, "\"}");
+		for (long which = 1; failed; which++) {
+			failing_begin(which, _i == 1);
+			parsed = parse(span_of(payload));
+			failed = failing_failed();
+			failing_end();
+			ck_assert(parsed == !failed);
+			ck_assert_int_eq(failing_allocated(), 0);
+			ck_assert(which > 5 || failed);
+		}
 	}
 }
 END_TEST
@@ -302,6 +335,7 @@ static Suite *refusal_suite(void)
 	tcase_add_test(plain, lengths);
 	tcase_add_test(plain, deep_payload);
 	tcase_add_test(plain, depth);
+	tcase_add_loop_test(plain, no_memory, 0, 2);
 	suite_add_tcase(suite, plain);
 	tcase_add_loop_test(random, random_payloads, 1, 6);
 	tcase_add_loop_test(random, random_words, 1, 4);
