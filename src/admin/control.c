@@ -33,6 +33,12 @@ static json_t *control_ok(void)
 	return json_pack("{s:b}", "ok", 1);
 }
 
+/* U+0000 may stand in it. */
+static json_t *control_string(struct span text)
+{
+	return json_stringn((const char *)text.data, text.length);
+}
+
 /* JSON numbers are signed here; no counter of ours comes near the end. */
 static json_int_t control_number(uint64_t number)
 {
@@ -80,7 +86,8 @@ static json_t *control_connection(const struct net_connection_state *state)
 {
 	const struct broker_client_state *client = &state->client;
 	json_t *version = json_sprintf("%u.%u", state->version_major, state->version_minor);
-	json_t *worker = client->worker ? json_string(client->queue) : json_null();
+	json_t *worker =
+		client->worker ? json_stringn(client->queue, client->queue_length) : json_null();
 
 	return json_pack("{s:I, s:s, s:o, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I}", "id",
 			 control_number(state->id), "peer", state->peer, "version", version,
@@ -119,13 +126,12 @@ static json_t *control_connections(struct admin *admin, const json_t *request)
 
 static json_t *control_channel(const struct broker_channel_state *state)
 {
-	return json_pack("{s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
-			 json_stringn((const char *)state->name.data, state->name.length),
-			 "durable", 0, "subscriptions", control_number(state->subscriptions),
-			 "publishes", control_number(state->publishes), "deliveries",
-			 control_number(state->deliveries), "sheds", control_number(state->sheds),
-			 "drops", control_number(state->drops), "dedup_keys",
-			 control_number(state->dedup_keys));
+	return json_pack(
+		"{s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "name", control_string(state->name),
+		"durable", 0, "subscriptions", control_number(state->subscriptions), "publishes",
+		control_number(state->publishes), "deliveries", control_number(state->deliveries),
+		"sheds", control_number(state->sheds), "drops", control_number(state->drops),
+		"dedup_keys", control_number(state->dedup_keys));
 }
 
 static json_t *control_channels(struct admin *admin, const json_t *request)
@@ -153,7 +159,7 @@ static json_t *control_names(const struct broker_names *names)
 		size_t length = (size_t)at[0] << 24 | (size_t)at[1] << 16 | (size_t)at[2] << 8 |
 				(size_t)at[3];
 
-		control_add(&list, json_stringn((const char *)at + 4, length));
+		control_add(&list, control_string((struct span){at + 4, length}));
 		at += 4 + length;
 	}
 	return list;
@@ -161,13 +167,17 @@ static json_t *control_names(const struct broker_names *names)
 
 static json_t *control_worker(const struct broker_worker_state *state)
 {
-	return json_pack("{s:I, s:s, s:o, s:o, s:s?, s:s, s:I, s:I, s:b}", "connection",
-			 control_number(state->connection), "queue", state->queue, "namespaces",
-			 control_names(&state->namespaces), "activities",
-			 control_names(&state->activities), "node", state->node, "identity",
-			 state->identity, "outstanding", control_number(state->outstanding),
-			 "unanswered", control_number(state->unanswered), "leaving",
-			 (int)state->leaving);
+	json_t *node = state->node.data == NULL ? json_null() : control_string(state->node);
+
+	return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:b, s:I, s:I}", "connection",
+			 control_number(state->connection), "queue", control_string(state->queue),
+			 "namespaces", control_names(&state->namespaces), "activities",
+			 control_names(&state->activities), "node", node, "identity",
+			 control_string(state->identity), "outstanding",
+			 control_number(state->outstanding), "unanswered",
+			 control_number(state->unanswered), "leaving", (int)state->leaving,
+			 "namespaces_left_out", control_number(state->namespaces_left_out),
+			 "activities_left_out", control_number(state->activities_left_out));
 }
 
 static json_t *control_workers(struct admin *admin, const json_t *request)

@@ -204,12 +204,20 @@ struct broker_channel_state {
 bool broker_channel_states(struct broker *broker, struct broker_channel_state **states,
 			   size_t *count);
 
+/*
+ * Names are cut as people are shown them, and of many there are only the first, BROKER_SHOWN_BYTES
+ * with their lengths: otherwise a few workers could make this as large as they like.
+ */
+#define BROKER_SHOWN_BYTES 1024
+
 struct broker_worker_state {
 	uint64_t connection;
-	char *queue, *identity, *node; /* node: NULL when none was named */
+	struct span queue, identity, node; /* node: data is NULL when none was named */
 	struct broker_names namespaces, activities;
+	uint64_t namespaces_left_out, activities_left_out;
 	uint64_t outstanding, unanswered;
 	bool leaving;
+	uint8_t *storage;
 };
 
 /* Copies every registration; broker_worker_states_free frees. False: no memory. */

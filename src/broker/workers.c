@@ -105,6 +105,13 @@ static struct span storage_copy(uint8_t **storage, struct span bytes)
 	return copy;
 }
 
+/* The length in front of a name. */
+static size_t name_length(const uint8_t *length)
+{
+	return (size_t)length[0] << 24 | (size_t)length[1] << 16 | (size_t)length[2] << 8 |
+	       length[3];
+}
+
 static int hash_compare(const void *left, const void *right)
 {
 	uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
@@ -123,8 +130,7 @@ static const uint64_t *names_hash(struct broker_names names, uint64_t **storage)
 
 	for (uint32_t i = 0; i < names.count; i++) {
 		const uint8_t *item = names.bytes.data + offset;
-		size_t length = (size_t)item[0] << 24 | (size_t)item[1] << 16 |
-				(size_t)item[2] << 8 | item[3];
+		size_t length = name_length(item);
 
 		hashes[i] = hash_bytes(item + 4, length);
 		offset += 4 + length;
@@ -348,53 +354,69 @@ bool registration_exists_locked(const struct broker *broker, struct span identit
 
 /* --- what others may know ------------------------------------------------------------------ */
 
-static char *span_copy(struct span bytes)
+/* NAME as it is shown. */
+static struct span name_cut(struct span name)
 {
-	char *copy = malloc(bytes.length + 1);
+	return (struct span){name.data, utf8_cut(name.data, name.length, TEXT_NAME_MAX)};
+}
 
-	if (copy == NULL)
-		return NULL;
-	if (bytes.length > 0)
-		memcpy(copy, bytes.data, bytes.length);
-	copy[bytes.length] = '\0';
-	return copy;
+/* Those of NAMES that are shown, at *STORAGE, which has room for them. */
+static struct broker_names names_show(struct broker_names names, uint8_t **storage,
+				      uint64_t *left_out)
+{
+	struct broker_names shown = {0, {*storage, 0}};
+	const uint8_t *item = names.bytes.data;
+
+	for (; shown.count < names.count; shown.count++) {
+		size_t length = name_length(item);
+		struct span name = name_cut((struct span){item + 4, length});
+
+		if (4 + name.length > BROKER_SHOWN_BYTES - shown.bytes.length)
+			break;
+		memset(*storage, 0, 3);
+		(*storage)[3] = (uint8_t)name.length;
+		*storage += 4;
+		(void)storage_copy(storage, name);
+		shown.bytes.length += 4 + name.length;
+		item += 4 + length;
+	}
+	*left_out = names.count - shown.count;
+	return shown;
 }
 
 static bool worker_state_copy(struct broker_worker_state *state,
 			      const struct registration *registration)
 {
-	struct span namespaces = registration->namespaces.bytes;
-	struct span activities = registration->activities.bytes;
+	struct span queue = name_cut(registration->queue->name);
+	struct span identity = name_cut(registration->identity);
+	struct span node = name_cut(registration->node);
+	size_t size = queue.length + identity.length + node.length +
+		      size_min(registration->namespaces.bytes.length, BROKER_SHOWN_BYTES) +
+		      size_min(registration->activities.bytes.length, BROKER_SHOWN_BYTES);
+	uint8_t *storage = malloc(size + 1);
 
+	state->storage = storage;
+	if (storage == NULL)
+		return false;
 	state->connection = registration->client->id;
 	state->outstanding = registration->client->push_count;
 	state->unanswered = registration->client->unanswered;
 	state->leaving = registration->state == REGISTRATION_LEAVING;
-	state->queue = span_copy(registration->queue->name);
-	state->identity = span_copy(registration->identity);
-	state->node = registration->has_node ? span_copy(registration->node) : NULL;
-	state->namespaces.count = registration->namespaces.count;
-	state->namespaces.bytes =
-		(struct span){(const uint8_t *)span_copy(namespaces), namespaces.length};
-	state->activities.count = registration->activities.count;
-	state->activities.bytes =
-		(struct span){(const uint8_t *)span_copy(activities), activities.length};
-	return state->queue != NULL && state->identity != NULL &&
-	       (state->node != NULL || !registration->has_node) &&
-	       state->namespaces.bytes.data != NULL && state->activities.bytes.data != NULL;
+	state->queue = storage_copy(&storage, queue);
+	state->identity = storage_copy(&storage, identity);
+	if (registration->has_node)
+		state->node = storage_copy(&storage, node);
+	state->namespaces =
+		names_show(registration->namespaces, &storage, &state->namespaces_left_out);
+	state->activities =
+		names_show(registration->activities, &storage, &state->activities_left_out);
+	return true;
 }
 
 void broker_worker_states_free(struct broker_worker_state **states, size_t count)
 {
-	for (size_t i = 0; *states != NULL && i < count; i++) {
-		struct broker_worker_state *state = &(*states)[i];
-
-		free(state->queue);
-		free(state->identity);
-		free(state->node);
-		free((void *)(uintptr_t)state->namespaces.bytes.data);
-		free((void *)(uintptr_t)state->activities.bytes.data);
-	}
+	for (size_t i = 0; *states != NULL && i < count; i++)
+		free((*states)[i].storage);
 	free(*states);
 	*states = NULL;
 }

@@ -130,7 +130,7 @@ struct conn *conn_new(struct net *net, int fd, const char *peer, enum net_listen
 	}
 	conn->outbox.max_bytes = conn->limits.max_outbox_bytes;
 	conn->outbox.max_frames = conn->limits.max_outbox_frames;
-	conn_set_options(fd, strncmp(peer, "unix", 4) != 0);
+	conn_set_options(fd, strcmp(peer, "unix") != 0);
 	metric_add(METRIC_CONNECTIONS, conn->control ? 0 : 1);
 	return conn;
 }

@@ -246,7 +246,7 @@ static int listener_accept(struct listener *listener)
 #ifdef SO_NOSIGPIPE
 	(void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &(int){1}, sizeof(int));
 #endif
-	socket_address_text((struct sockaddr *)&address, length, peer);
+	socket_peer_text((struct sockaddr *)&address, length, peer);
 	listener_admit(listener, fd, peer);
 	return 0;
 }

@@ -38,6 +38,13 @@ void socket_address_text(const struct sockaddr *address, socklen_t length,
 		text_add(&text, strchr(host, ':') == NULL ? "%s:%s" : "[%s]:%s", host, port);
 }
 
+void socket_peer_text(const struct sockaddr *address, socklen_t length,
+		      char text[SOCKET_ADDRESS_MAX])
+{
+	/* What is shorter than its path has none. */
+	socket_address_text(address, address->sa_family == AF_UNIX ? 0 : length, text);
+}
+
 void socket_bound_text(int fd, char text[SOCKET_ADDRESS_MAX])
 {
 	struct sockaddr_storage address = {0};

@@ -16,6 +16,11 @@
 void socket_address_text(const struct sockaddr *address, socklen_t length,
 			 char text[SOCKET_ADDRESS_MAX]);
 
+/* The same of a client's end, but always "unix" for a Unix socket: a path there is the client's own
+ * choice, and may be any bytes. */
+void socket_peer_text(const struct sockaddr *address, socklen_t length,
+		      char text[SOCKET_ADDRESS_MAX]);
+
 /* The same of where FD is bound. */
 void socket_bound_text(int fd, char text[SOCKET_ADDRESS_MAX]);
 

@@ -180,7 +180,8 @@ static void compare_workers(void)
 			       model.clients[client].unanswered);
 		compare_number("leaving", client, states[i].leaving,
 			       model.registrations[registration].state == MODEL_LEAVING);
-		ASSERT(strcmp(states[i].queue, model.registrations[registration].queue) == 0);
+		ASSERT(span_equal(states[i].queue,
+				  span_of(model.registrations[registration].queue)));
 	}
 	for (int i = 0; i < MODEL_CLIENTS; i++)
 		expected += model.clients[i].connected && model_registration_of(&model, i) >= 0;

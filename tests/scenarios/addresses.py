@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import stat
 import time
 
@@ -461,6 +462,41 @@ def control_workers():
         assert rows == [["jobs", [], [], None, "w", 1, 2, False],
                         ["\u00e4", ["n", "", "m"], ["a"], "host", "", 0, 0, False],
                         ["gone", [], [], "", "w", 0, 0, True]], rows
+
+
+@scenario("Addresses", "$control/connections and $control/workers answer, whatever names clients "
+          "have chosen")
+def control_names():
+    with Server(control=True, server={"listen": ["127.0.0.1:0", "DIR/bus"]},
+                limits={"max_frame_size": "80K"}) as server:
+        path = os.path.join(server.directory, "bus")
+        clients = []
+        for own in (b"\xff\xfe", b"x" * 70, b'a" b=c\nlevel=error'):
+            client = socket.socket(socket.AF_UNIX)
+            client.bind(os.path.join(os.fsencode(server.directory), own)[-107:])
+            client.connect(path)
+            client.sendall(ping())
+            assert client.recv(100) == pong()
+            clients.append(client)
+        assert set(connections(server)) == {"unix"}
+        workers = [worker(server, "q\0r", identity="i\0j", node="n\0o", namespaces=("a\0b",))]
+        for _ in range(20):
+            workers.append(worker(server, "\u00e9" * 5000, identity="i" * 5000,
+                                  node="n" * 5000, namespaces=("x" * 2000,) * 10,
+                                  activities=("a",) * 2000))
+        found = connections(server)
+        assert found[workers[0].name]["worker"] == "q\0r", found
+        assert found[workers[1].name]["worker"] == "\u00e9" * 64, found
+        first, *others = server.ask("workers")["workers"]
+        assert [first[key] for key in ("queue", "identity", "node", "namespaces")] == \
+            ["q\0r", "i\0j", "n\0o", ["a\0b"]], first
+        for one in others:
+            assert (one["queue"], one["identity"], one["node"]) == \
+                ("\u00e9" * 64, "i" * 128, "n" * 128), one
+            assert (one["namespaces"], one["namespaces_left_out"]) == (["x" * 128] * 7, 3), one
+            assert (one["activities"], one["activities_left_out"]) == (["a"] * 204, 1796), one
+        for client in clients:
+            client.close()
 
 
 @scenario("Addresses", "$control/close: the connection is closed after a Disconnect")

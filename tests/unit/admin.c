@@ -128,7 +128,8 @@ START_TEST(connections)
 				   .pending_replies = 3,
 				   .pending_pushes = 4,
 				   .worker = true,
-				   .queue = "jobs"},
+				   .queue = "jobs",
+				   .queue_length = 4},
 		},
 		{.id = 8, .peer = "[::1]:6", .version_major = 1},
 		/* A worker may have an empty queue. */
@@ -173,28 +174,31 @@ START_TEST(workers)
 	const struct broker_worker_state states[] = {
 		{
 			.connection = 7,
-			.queue = "jobs",
-			.identity = "w\"1",
-			.node = "n",
+			.queue = SPAN_LITERAL("jo\0bs"),
+			.identity = SPAN_LITERAL("w\"1"),
+			.node = SPAN_LITERAL("n"),
 			.namespaces = {2, SPAN_LITERAL("\0\0\0\1a\0\0\0\4b\xC3\xA9\n")},
 			.activities = {2, SPAN_LITERAL("\0\0\0\0\0\0\0\2x\0")},
 			.outstanding = 1,
 			.unanswered = 2,
 			.leaving = true,
+			.namespaces_left_out = 3,
+			.activities_left_out = 4,
 		},
-		{.connection = 8, .queue = "", .identity = ""},
+		{.connection = 8, .queue = SPAN_LITERAL(""), .identity = SPAN_LITERAL("")},
 	};
 
 	expect("workers", "", "{\"workers\":[]}");
 	fake.workers = states;
 	fake.worker_count = ARRAY_LENGTH(states);
 	expect("workers", "",
-	       "{\"workers\":[{\"connection\":7,\"queue\":\"jobs\",\"namespaces\":[\"a\","
+	       "{\"workers\":[{\"connection\":7,\"queue\":\"jo\\u0000bs\",\"namespaces\":[\"a\","
 	       "\"b\xC3\xA9\\n\"],\"activities\":[\"\",\"x\\u0000\"],\"node\":\"n\","
-	       "\"identity\":\"w\\\"1\",\"outstanding\":1,\"unanswered\":2,\"leaving\":true},"
+	       "\"identity\":\"w\\\"1\",\"outstanding\":1,\"unanswered\":2,\"leaving\":true,"
+	       "\"namespaces_left_out\":3,\"activities_left_out\":4},"
 	       "{\"connection\":8,\"queue\":\"\",\"namespaces\":[],\"activities\":[],"
 	       "\"node\":null,\"identity\":\"\",\"outstanding\":0,\"unanswered\":0,"
-	       "\"leaving\":false}]}");
+	       "\"leaving\":false,\"namespaces_left_out\":0,\"activities_left_out\":0}]}");
 }
 END_TEST
 

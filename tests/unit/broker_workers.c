@@ -104,9 +104,9 @@ START_TEST(registrations_can_be_looked_at)
 	ck_assert(broker_worker_states(broker, &states, &count));
 	ck_assert_uint_eq(count, 2);
 	ck_assert_uint_eq(states[0].connection, 3);
-	ck_assert_str_eq(states[0].queue, "q");
-	ck_assert_str_eq(states[0].identity, "me");
-	ck_assert_str_eq(states[0].node, "n");
+	ck_assert(span_equal(states[0].queue, span_of("q")));
+	ck_assert(span_equal(states[0].identity, span_of("me")));
+	ck_assert(span_equal(states[0].node, span_of("n")));
 	ck_assert_uint_eq(states[0].namespaces.count, 2);
 	ck_assert(span_equal(states[0].namespaces.bytes, SPAN_LITERAL("\0\0\0\3one\0\0\0\3two")));
 	ck_assert_uint_eq(states[0].activities.count, 1);
@@ -115,8 +115,8 @@ START_TEST(registrations_can_be_looked_at)
 	ck_assert_uint_eq(states[0].unanswered, 2);
 	ck_assert(!states[0].leaving);
 	ck_assert_uint_eq(states[1].connection, 4);
-	ck_assert_str_eq(states[1].identity, "");
-	ck_assert_ptr_null(states[1].node);
+	ck_assert_uint_eq(states[1].identity.length, 0);
+	ck_assert_ptr_null(states[1].node.data);
 	ck_assert(states[1].leaving);
 	broker_worker_states_free(&states, count);
 	ck_assert_ptr_null(states);
@@ -130,6 +130,46 @@ START_TEST(registrations_can_be_looked_at)
 END_TEST
 
 /* --- who is chosen ----------------------------------------------------------------------- */
+
+/* Names are cut between characters, and of many only the first are there. */
+START_TEST(much_of_a_registration_is_left_out)
+{
+	struct broker_worker_state *states;
+	char name[256], names[10000] = "";
+	size_t count;
+
+	name[0] = 'n';
+	for (int i = 1; i < 201; i += 2)
+		memcpy(name + i, "\xC3\xA9", 3);
+	for (int i = 0; i < 9; i++)
+		strcat(strcat(names, name), " ");
+	strcat(names, "last");
+	start_with_two();
+	fake_register(&w, (struct fake_worker){.queue = name,
+					       .identity = name,
+					       .node = name,
+					       .namespaces = names,
+					       .activities = "a b"});
+	ck_assert(broker_worker_states(broker, &states, &count));
+	name[127] = '\0';
+	ck_assert(span_equal(states[0].queue, span_of(name)));
+	ck_assert(span_equal(states[0].identity, span_of(name)));
+	ck_assert(span_equal(states[0].node, span_of(name)));
+	ck_assert_uint_eq(states[0].namespaces.count, 7);
+	ck_assert_uint_eq(states[0].namespaces.bytes.length, 7 * 131);
+	for (size_t i = 0; i < 7; i++) {
+		const uint8_t *item = states[0].namespaces.bytes.data + 131 * i;
+
+		ck_assert(span_equal((struct span){item, 4}, SPAN_LITERAL("\0\0\0\177")));
+		ck_assert(span_equal((struct span){item + 4, 127}, span_of(name)));
+	}
+	ck_assert_uint_eq(states[0].namespaces_left_out, 3);
+	ck_assert_uint_eq(states[0].activities.count, 2);
+	ck_assert_uint_eq(states[0].activities_left_out, 0);
+	broker_worker_states_free(&states, count);
+	stop_with_two();
+}
+END_TEST
 
 static const struct {
 	const char *namespaces, *activities, *subject;
@@ -1110,6 +1150,7 @@ int main(void)
 	tcase_add_test(tests, empty_names_are_names);
 	tcase_add_test(tests, queues_that_are_not_configured);
 	tcase_add_test(tests, registrations_can_be_looked_at);
+	tcase_add_test(tests, much_of_a_registration_is_left_out);
 	tcase_add_loop_test(tests, subject_names_queue_namespace_and_activity, 0,
 			    ARRAY_LENGTH(matches));
 	tcase_add_test(tests, the_one_with_less_to_do_then_the_one_used_longer_ago);

@@ -563,8 +563,11 @@ void fake_close(struct fake_client *fake, uint64_t conversation)
 	flush_set_run(&set);
 }
 
+/* The names of a registration of the tests have so many bytes, with their lengths. */
+#define NAMES_MAX 4096
+
 /* The names of TEXT, as they stand on the wire, in BYTES. */
-static struct broker_names names_of(const char *text, uint8_t bytes[256])
+static struct broker_names names_of(const char *text, uint8_t bytes[NAMES_MAX])
 {
 	struct broker_names names = {.bytes.data = bytes};
 
@@ -572,7 +575,7 @@ static struct broker_names names_of(const char *text, uint8_t bytes[256])
 		size_t length = strcspn(text, " ");
 		uint8_t *item = bytes + names.bytes.length;
 
-		ASSERT(names.bytes.length + 4 + length <= 256);
+		ASSERT(names.bytes.length + 4 + length <= NAMES_MAX);
 		memset(item, 0, 4);
 		item[3] = (uint8_t)length;
 		memcpy(item + 4, text, length);
@@ -590,7 +593,7 @@ static struct span optional(const char *text)
 
 const char *fake_register(struct fake_client *fake, struct fake_worker worker)
 {
-	uint8_t namespaces[256], activities[256];
+	uint8_t namespaces[NAMES_MAX], activities[NAMES_MAX];
 	struct broker_registration registration = {
 		.queue = optional(worker.queue),
 		.identity = optional(worker.identity),
