@@ -92,7 +92,8 @@ void broker_client_end_subscriptions(struct client *client);
 void broker_client_end_worker(struct client *client, struct flush_set *set);
 
 /* Forgets the requests that it still waits for, its conversations with them; what waited behind
- * them for a worker moves up. */
+ * them for a worker moves up. No push goes to the client from then on, either: where this comes
+ * before the end of the worker, its requests to itself are forgotten like all others. */
 void broker_client_end_conversations(struct client *client, struct flush_set *set);
 
 /*

@@ -82,7 +82,6 @@ struct client {
 	/* EXCHANGE */
 	struct hash_node by_id; /* in broker->clients */
 	struct hash conversations;
-	bool ended;		  /* its conversations have ended: nothing is sent to it */
 	bool interrupted;	  /* waits no longer for quiet */
 	struct cond quiet;	  /* pending_replies or waiting_count fell to 0, or interrupted */
 	struct list requests;	  /* its own: pending, waiting or held in order */
@@ -94,7 +93,7 @@ struct client {
 	uint64_t waiting_bytes;
 
 	/* EXCHANGE: as the one that is pushed to */
-	bool no_pushes; /* half-closed or closing: cannot answer any more */
+	bool no_pushes; /* half-closed or closing: cannot answer any more, and gets none */
 	struct registration *registration;
 	struct list pushes; /* requests pushed and not answered, oldest first */
 	uint64_t push_count;

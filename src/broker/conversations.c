@@ -337,6 +337,8 @@ static void client_leave_pushed_locked(struct client *client)
 void broker_client_end_conversations(struct client *client, struct flush_set *set)
 {
 	mutex_lock(&client->broker->lock);
+	/* Nothing moves up into the places of its requests to itself. */
+	client->no_pushes = true;
 	client_forget_waiting_locked(client, set);
 	for (size_t i = 0; i < client->conversations.bucket_count; i++)
 		while (client->conversations.buckets[i] != NULL)

@@ -408,6 +408,7 @@ static bool request_keep_locked(struct request *request, bool while_handled, str
 static bool target_is_ready_locked(const struct client *target, int64_t now_ns)
 {
 	return target->push_count < target->limits.pushes && now_ns >= target->settled_ns &&
+	       !target->no_pushes &&
 	       !atomic_load_explicit(&target->sink->dead, memory_order_relaxed);
 }
 
@@ -419,7 +420,6 @@ static bool request_push_locked(struct request *request, struct client *target, 
 	struct broker *broker = target->broker;
 	enum sink_result result;
 
-	ASSERT(!target->no_pushes); /* then nothing leads to it any more */
 	request->correlation = broker->next_correlation;
 	if (!hash_insert(&broker->correlations, &request->by_correlation,
 			 hash_u64(request->correlation))) {

@@ -457,13 +457,6 @@ static enum close_reason session_read_ended(const struct session *session, enum 
 	return result == READ_END ? CLOSE_HALF_CLOSE : CLOSE_RESET;
 }
 
-/* Nothing is pushed to it any more, no message delivered; what it still waits for stays. */
-static void session_end_receiving(struct session *session)
-{
-	broker_client_end_subscriptions(session->conn->client);
-	broker_client_end_worker(session->conn->client, &session->set);
-}
-
 static void session_say_disconnect(struct conn *conn)
 {
 	mutex_lock(&conn->outbox.lock);
@@ -511,7 +504,10 @@ static enum close_reason session_finish(struct session *session, enum close_reas
 	struct conn *conn = session->conn;
 	bool silent;
 
-	session_end_receiving(session);
+	broker_client_end_subscriptions(conn->client);
+	if (reason != CLOSE_HALF_CLOSE)
+		broker_client_end_conversations(conn->client, &session->set);
+	broker_client_end_worker(conn->client, &session->set);
 	session_flush(session);
 	if (reason == CLOSE_HALF_CLOSE)
 		(void)broker_client_wait_quiet(conn->client);

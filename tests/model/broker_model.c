@@ -328,6 +328,20 @@ static void end_conversations(int client)
 	fake_end_conversations(&clients[client]);
 	model_end_conversations(&model, client);
 	compare();
+}
+
+static void gone(int client)
+{
+	end_conversations(client);
+	fake_gone(&clients[client]);
+	model_gone(&model, client);
+}
+
+/* As after a Disconnect. */
+static void leave(int client)
+{
+	end_conversations(client);
+	end_receiving(client);
 	fake_gone(&clients[client]);
 	model_gone(&model, client);
 }
@@ -597,9 +611,9 @@ static const struct {
 	unsigned weight;
 	void (*run)(int client);
 } operations[] = {
-	{10, publish},		 {6, subscribe}, {2, unsubscribe},
-	{10, open_conversation}, {40, message},	 {8, register_worker},
-	{30, push_reply},	 {8, written},	 {2, end_receiving},
+	{10, publish},	    {6, subscribe},	  {2, unsubscribe}, {10, open_conversation},
+	{40, message},	    {8, register_worker}, {30, push_reply}, {8, written},
+	{2, end_receiving}, {2, leave},
 };
 
 static void operate(void)
@@ -613,7 +627,7 @@ static void operate(void)
 	}
 	if (!model.clients[client].receiving) {
 		if (one_in(2))
-			end_conversations(client);
+			gone(client);
 		else
 			written(client);
 		return;
@@ -715,7 +729,7 @@ static void run(void)
 			end_receiving(i);
 		compare();
 		if (model.clients[i].connected)
-			end_conversations(i);
+			gone(i);
 		compare();
 	}
 	broker_free(&broker);

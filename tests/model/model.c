@@ -952,6 +952,7 @@ void model_end_receiving(struct model *model, int client)
 
 void model_end_conversations(struct model *model, int client)
 {
+	model->clients[client].receiving = false;
 	for (int i = 0; i < model->request_count; i++)
 		if (model->requests[i].client == client && is_waiting(&model->requests[i]))
 			forget(model, &model->requests[i]);

@@ -326,6 +326,19 @@ def disconnect_forgets():
         other.expect(publish_ack(1, 2, DELIVERED), deliver(1, 2, b"next"))
 
 
+@scenario("Connections", "Disconnect: pending requests to oneself are forgotten like all others")
+def disconnect_forgets_requests_to_oneself():
+    with Server(limits={"max_pending_pushes_per_connection": 1},
+                conversations={"worker_settle": "0"}) as server:
+        client = server.client()
+        client.send(worker_register("jobs"), conversation_open(1, 1, "jobs"))
+        client.expect(worker_register_ack())
+        client.send(request(1, 1, b"x"), request(3, 1, b"y"))
+        client.expect(push(1, b"x"))
+        client.send(disconnect())
+        client.expect_end()
+
+
 @scenario("Connections", "error frame, then close: answers due are waited for, pending "
           "conversation requests are forgotten")
 def error_forgets():

@@ -361,6 +361,31 @@ END_TEST
 
 /* --- answers of workers ------------------------------------------------------------------ */
 
+/* It ends at once: its requests to itself are forgotten, and their places stay empty. */
+START_TEST(requests_to_oneself_are_forgotten)
+{
+	limits = fake_limits;
+	limits.pushes = 1;
+	start_with_two();
+	fake_register(&a, (struct fake_worker){.queue = "q"});
+	fake_open(&a, 1, 7, "q");
+	fake_request(&a, 3, 7, "1");
+	fake_one_way(&a, 5, 7, "2");
+	fake_request(&a, 7, 7, "3");
+	ask(&b, "q", "4");
+	says(&a, "registered, push p1 '1'");
+	fake_register(&v, (struct fake_worker){.queue = "q"});
+	fake_end_conversations(&a);
+	fake_end_receiving(&a);
+	says(&a, "");
+	says(&b, "");
+	says(&v, "registered, push p2 '4'");
+	fake_gone(&a);
+	join(&a);
+	stop_with_two();
+}
+END_TEST
+
 START_TEST(only_the_connection_that_was_asked_can_answer)
 {
 	start_with_two();
@@ -1160,6 +1185,7 @@ int main(void)
 	tcase_add_test(tests, conversation_stays_with_its_worker);
 	tcase_add_test(tests, nothing_is_bound_without_a_worker);
 	tcase_add_test(tests, requester_may_be_its_own_worker);
+	tcase_add_test(tests, requests_to_oneself_are_forgotten);
 	tcase_add_test(tests, only_the_connection_that_was_asked_can_answer);
 	tcase_add_test(tests, refusals_are_passed_on);
 	tcase_add_test(tests, pushes_wait_until_the_worker_has_settled);

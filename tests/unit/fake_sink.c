@@ -406,8 +406,8 @@ void fake_gone(struct fake_client *fake)
 
 void fake_disconnect(struct fake_client *fake)
 {
-	fake_end_receiving(fake);
 	fake_end_conversations(fake);
+	fake_end_receiving(fake);
 	fake_gone(fake);
 }
 

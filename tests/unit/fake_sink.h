@@ -72,7 +72,8 @@ bool fake_try_connect(struct fake_client *fake, struct broker *broker, uint64_t 
 /* The connection ends at once, as after a Disconnect. */
 void fake_disconnect(struct fake_client *fake);
 
-/* The three steps of that: nothing is received any more; no request waits any more; gone. */
+/* The three steps of a half-close: nothing is received any more; no request waits any more; gone.
+ * Otherwise the first two come in the other order. */
 void fake_end_receiving(struct fake_client *fake);
 void fake_end_conversations(struct fake_client *fake);
 void fake_gone(struct fake_client *fake);
