@@ -264,13 +264,13 @@ static void request_over_capacity_locked(struct request *request, enum sink_resu
 	places_advance_locked(broker, conversation, set);
 }
 
-/* What keeps a reply of LENGTH bytes out of its requester's outbox; SINK_OK: nothing does. */
-static enum sink_result client_reply_room_locked(const struct client *client, size_t length)
+static enum sink_result client_judge_reply_locked(const struct client *client, size_t length,
+						  bool offer)
 {
 	uint64_t empty = client->pending_replies - client->held_replies - 1;
 	struct sink_load load;
 
-	client->sink->ops->load(client->sink, &load);
+	client->sink->ops->load(client->sink, offer, &load);
 	if (load.empty && client->held_replies == 0)
 		return SINK_OK; /* an empty outbox takes one frame of any size */
 	if (load.frames + client->pending_replies > load.max_frames)
@@ -281,17 +281,32 @@ static enum sink_result client_reply_room_locked(const struct client *client, si
 	return SINK_OK;
 }
 
-enum sink_result client_request_room_locked(const struct client *client)
+/* What keeps a reply of LENGTH bytes out of its requester's outbox; SINK_OK: nothing does. */
+static enum sink_result client_reply_room_locked(const struct client *client, size_t length)
+{
+	enum sink_result room = client_judge_reply_locked(client, length, false);
+
+	return room == SINK_OK ? SINK_OK : client_judge_reply_locked(client, length, true);
+}
+
+static enum sink_result client_judge_request_locked(const struct client *client, bool offer)
 {
 	uint64_t empty = client->pending_replies - client->held_replies + 1;
 	struct sink_load load;
 
-	client->sink->ops->load(client->sink, &load);
+	client->sink->ops->load(client->sink, offer, &load);
 	if (load.frames + client->pending_replies + 1 > load.max_frames)
 		return SINK_FULL_FRAMES;
 	if (load.bytes + client->held_bytes + empty * PLACE_BYTES > load.max_bytes)
 		return SINK_FULL_BYTES;
 	return SINK_OK;
+}
+
+enum sink_result client_request_room_locked(const struct client *client)
+{
+	enum sink_result room = client_judge_request_locked(client, false);
+
+	return room == SINK_OK ? SINK_OK : client_judge_request_locked(client, true);
 }
 
 void request_reply_locked(struct request *request, struct span payload, struct buf *buf,

@@ -93,7 +93,8 @@ struct sink_ops {
 	enum sink_result (*push)(struct sink *sink, uint64_t correlation, struct span payload,
 				 struct buf *buf, struct flush_set *set);
 
-	void (*load)(struct sink *sink, struct sink_load *load);
+	/* OFFER: as it is after the socket has been offered what is queued, without blocking. */
+	void (*load)(struct sink *sink, bool offer, struct sink_load *load);
 
 	/* For flush sets. `flush` is called without locks; `flush_later` hands it to a thread. */
 	void (*hold)(struct sink *sink);

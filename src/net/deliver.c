@@ -357,9 +357,9 @@ static enum sink_result conn_push(struct sink *sink, uint64_t correlation, struc
 	return result;
 }
 
-static void conn_load(struct sink *sink, struct sink_load *load)
+static void conn_load(struct sink *sink, bool offer, struct sink_load *load)
 {
-	outbox_load(conn_of_sink(sink), load);
+	outbox_load(conn_of_sink(sink), offer, load);
 }
 
 static void conn_hold(struct sink *sink)

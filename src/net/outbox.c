@@ -256,11 +256,13 @@ enum sink_result outbox_fits_locked(struct conn *conn, size_t size)
 	return SINK_OK;
 }
 
-void outbox_load(struct conn *conn, struct sink_load *load)
+void outbox_load(struct conn *conn, bool offer, struct sink_load *load)
 {
 	struct outbox *outbox = &conn->outbox;
 
 	mutex_lock(&outbox->lock);
+	if (offer)
+		outbox_offer_locked(conn);
 	load->frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
 	load->frames -= load->frames < outbox->sending ? load->frames : outbox->sending;
 	load->bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);

@@ -71,10 +71,11 @@ enum sink_result outbox_fits_locked(struct conn *conn, size_t size);
 bool outbox_fits_all_locked(struct conn *conn, size_t frames, size_t bytes);
 
 /*
- * What is queued, as a reply is judged by it. Frames that a send has been given do not count: the
- * peer may have read them already, while their writer waits for this lock. Their bytes do.
+ * What is queued, as a reply is judged by it, after an OFFER to the socket. Frames that a send has
+ * been given do not count: the peer may have read them already, while their writer waits for this
+ * lock. Their bytes do.
  */
-void outbox_load(struct conn *conn, struct sink_load *load);
+void outbox_load(struct conn *conn, bool offer, struct sink_load *load);
 
 /* Adds the connection to SET, once. */
 void outbox_touch_locked(struct conn *conn, struct flush_set *set);

@@ -107,6 +107,20 @@ def reply_that_does_not_fit():
         client.expect_nothing()
 
 
+@scenario("Full queues", "replies that arrive together fit all the same when the requester's socket "
+          "takes them")
+def replies_that_arrive_together():
+    part = bytes(8000)
+    with Server(limits={"max_outbox_bytes": "64K", "max_pending_replies_per_conversation": 30}) as \
+            server:
+        jobs, client = worker(server), server.client()
+        client.send(conversation_open(3, 1, "jobs"),
+                    *[request(3, 1, b"x") for _ in range(30)])
+        jobs.expect(*[push(1 + number, b"x") for number in range(30)])
+        jobs.send(*[push_reply(1, 1 + number, part) for number in range(30)])
+        client.expect(*[reply(3, 1, part) for _ in range(30)])
+
+
 @scenario("Full queues", "a Push that does not fit into the worker's outbox becomes "
           "\"over-capacity: ...\" for the requester")
 def push_that_does_not_fit():

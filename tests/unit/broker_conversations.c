@@ -424,6 +424,37 @@ START_TEST(reply_that_does_not_fit_lets_the_next_one_pass)
 }
 END_TEST
 
+/* What is queued leaves when something else would not fit, where the socket takes it. */
+START_TEST(socket_makes_room)
+{
+	start();
+	join(&a);
+	join(&w);
+	fake_register(&w, (struct fake_worker){.queue = "q"});
+	fake_open(&a, 1, 7, "q");
+	fake_request(&a, 3, 7, "1");
+	fake_request(&a, 5, 7, "2");
+	a.out.bytes = a.out.max_bytes = 1000;
+	a.out.frames = 1;
+	a.out.takes = true;
+	fake_reply(&w, 1, "one");
+	says(&a, "reply 3 c7 'one'");
+	a.out.bytes = 1000;
+	fake_request(&a, 7, 7, "3");
+	says(&a, "");
+	fake_reply(&w, 2, "two");
+	fake_reply(&w, 3, "three");
+	says(&a, "reply 5 c7 'two', reply 7 c7 'three'");
+	a.out.frames = a.out.max_frames = 16;
+	fake_request(&a, 9, 7, "4");
+	fake_reply(&w, 4, "four");
+	says(&a, "reply 9 c7 'four'");
+	fake_disconnect(&a);
+	fake_disconnect(&w);
+	stop();
+}
+END_TEST
+
 START_TEST(echo_obeys_the_bounds_too)
 {
 	start();
@@ -674,6 +705,7 @@ int main(void)
 	tcase_add_test(tests, request_needs_room_for_one_more_reply);
 	tcase_add_test(tests, reply_that_does_not_fit);
 	tcase_add_test(tests, reply_that_does_not_fit_lets_the_next_one_pass);
+	tcase_add_test(tests, socket_makes_room);
 	tcase_add_test(tests, echo_obeys_the_bounds_too);
 	tcase_add_test(tests, addresses_are_for_the_control_socket);
 	tcase_add_test(tests, addresses_that_nobody_has);

@@ -140,9 +140,10 @@ static enum sink_result peer_push(struct sink *sink, uint64_t correlation, struc
 	return SINK_OK;
 }
 
-static void peer_load(struct sink *sink, struct sink_load *load)
+static void peer_load(struct sink *sink, bool offer, struct sink_load *load)
 {
 	(void)sink;
+	(void)offer;
 	*load = (struct sink_load){.max_frames = 1000000, .max_bytes = 1000000000, .empty = true};
 }
 

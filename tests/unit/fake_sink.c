@@ -293,11 +293,13 @@ static enum sink_result fake_push(struct sink *sink, uint64_t correlation, struc
 	return result;
 }
 
-static void fake_load(struct sink *sink, struct sink_load *load)
+static void fake_load(struct sink *sink, bool offer, struct sink_load *load)
 {
 	struct fake_sink *fake = fake_of(sink);
 
 	mutex_lock(&fake->lock);
+	if (offer && fake->takes)
+		fake->frames = fake->bytes = 0;
 	*load = (struct sink_load){.frames = fake->frames,
 				   .bytes = fake->bytes,
 				   .max_frames = fake->max_frames,

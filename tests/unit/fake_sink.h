@@ -38,6 +38,7 @@ struct fake_sink {
 	uint64_t boot;			/* of the last deliver */
 	uint8_t schema[32];		/* of the last subscribed */
 	const struct flush_set *in_set; /* it waits to be flushed by this one */
+	bool takes;			/* the socket, what it is offered */
 	bool dies_at_push;		/* a write fails just before the next push */
 	unsigned held;			/* references */
 };
