@@ -2,8 +2,9 @@
  * libliminal: a client of liminald, in blocking calls.
  *
  * Every function may be called from any thread at any time, unless its text says otherwise. No
- * function exits, writes to standard error, or changes how signals are handled. A handle cannot be
- * used in a child after fork(2).
+ * function exits, writes to standard error, or changes how signals are handled; only when the
+ * library finds a bug in itself does it abort, as assert(3) does. A handle cannot be used in a
+ * child after fork(2).
  *
  * Functions that return int return LIMINAL_OK or another value of enum liminal_status; then
  * liminal_last_error() has the details. Out-parameters are zeroed first and set on success only.

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
+
 /* Where the parser is: argv[index], and inside of it behind a group of letters. */
 struct cli_cursor {
 	int argc, index;
@@ -161,6 +163,9 @@ static bool cli_asks_for_help(const char *argument)
 static bool cli_check_operands(const struct cli_command *command,
 			       const struct cli_arguments *arguments)
 {
+	char list[256];
+	struct text words = TEXT_INIT(list);
+
 	if (arguments->operand_count < command->least) {
 		cli_usage(command, "%s is missing", command->operands);
 		return false;
@@ -169,7 +174,15 @@ static bool cli_check_operands(const struct cli_command *command,
 		cli_usage(command, "\"%s\" is too much", arguments->operands[command->most]);
 		return false;
 	}
-	return true;
+	if (command->first == NULL)
+		return true;
+	for (const char *const *first = command->first; *first != NULL; first++)
+		if (strcmp(*first, arguments->operands[0]) == 0)
+			return true;
+	for (const char *const *first = command->first; *first != NULL; first++)
+		text_add(&words, "%s%s", first == command->first ? "" : ", ", *first);
+	cli_usage(command, "\"%s\" is none of %s", arguments->operands[0], list);
+	return false;
 }
 
 bool cli_parse_command(const struct cli_command *command, int argc, char **argv,

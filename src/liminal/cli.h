@@ -55,8 +55,9 @@ struct cli_arguments {
 
 struct cli_command {
 	const char *name;
-	const char *operands; /* as in "CHANNEL [PAYLOAD]" */
-	size_t least, most;   /* operands, those behind "--" included */
+	const char *operands;	  /* as in "CHANNEL [PAYLOAD]" */
+	const char *const *first; /* words that the first one may be, ends with NULL; NULL: any */
+	size_t least, most;	  /* operands, those behind "--" included */
 	const char *help;
 	const struct cli_option *options;
 	int (*run)(struct cli *cli, const struct cli_arguments *arguments);
@@ -66,9 +67,6 @@ struct cli_command {
 extern const struct cli_option cli_global_options[];
 extern const struct cli_command cli_commands[]; /* ends with name NULL */
 const struct cli_command *cli_command_find(const char *name);
-
-/* The actions of `ctl`; ends with NULL. */
-extern const char *const cli_ctl_actions[];
 
 /* help.c: both derive what they print from the tables. */
 void cli_help(FILE *out);
@@ -117,6 +115,7 @@ int request_run(struct cli *cli, const struct cli_arguments *arguments);
 int worker_run(struct cli *cli, const struct cli_arguments *arguments);
 int ping_run(struct cli *cli, const struct cli_arguments *arguments);
 int ctl_run(struct cli *cli, const struct cli_arguments *arguments);
+int bench_run(struct cli *cli, const struct cli_arguments *arguments);
 int top_run(struct cli *cli, const struct cli_arguments *arguments);
 
 #endif

@@ -56,6 +56,15 @@ static const struct cli_option ping_options[] = {
 	OPTIONS_END,
 };
 
+static const struct cli_option bench_options[] = {
+	{'t', "time", "SECONDS", false, "leave after this time (5)"},
+	{'c', "count", "N", false, "leave after N messages or requests"},
+	{'b', "bytes", "BYTES", false, "size of a payload (128)"},
+	{'n', "number", "N", false, "how many publishers, subscribers or requesters (1)"},
+	{'o', "outstanding", "N", false, "messages without an answer, or not delivered yet (256)"},
+	OPTIONS_END,
+};
+
 static const struct cli_option ctl_options[] = {
 	{'w', "wait", "SECONDS", false, "the longest wait for the answer; then status 4"},
 	OPTIONS_END,
@@ -66,24 +75,30 @@ static const struct cli_option top_options[] = {
 	OPTIONS_END,
 };
 
-const char *const cli_ctl_actions[] = {"ping",	  "stats", "connections", "channels",
-				       "workers", "close", "drain",	  NULL};
+static const char *const ctl_actions[] = {"ping",    "stats", "connections", "channels",
+					  "workers", "close", "drain",	     NULL};
+
+static const char *const bench_cases[] = {"pub", "fan", "request", NULL};
 
 const struct cli_command cli_commands[] = {
-	{"pub", "CHANNEL [PAYLOAD]", 1, 2, "publish PAYLOAD, or standard input, to a channel",
+	{"pub", "CHANNEL [PAYLOAD]", NULL, 1, 2, "publish PAYLOAD, or standard input, to a channel",
 	 pub_options, pub_run},
-	{"sub", "CHANNEL...", 1, SIZE_MAX, "print the messages of channels", sub_options, sub_run},
-	{"request", "SUBJECT [PAYLOAD]", 1, 2,
+	{"sub", "CHANNEL...", NULL, 1, SIZE_MAX, "print the messages of channels", sub_options,
+	 sub_run},
+	{"request", "SUBJECT [PAYLOAD]", NULL, 1, 2,
 	 "send PAYLOAD, or standard input, to a worker and print the reply", request_options,
 	 request_run},
-	{"worker", "QUEUE -- COMMAND...", 2, SIZE_MAX,
+	{"worker", "QUEUE -- COMMAND...", NULL, 2, SIZE_MAX,
 	 "run a command for each request: standard input in, standard output out", worker_options,
 	 worker_run},
-	{"ping", "", 0, 0, "measure round trips to the server", ping_options, ping_run},
-	{"ctl", "ACTION [ID]", 1, 2,
+	{"ping", "", NULL, 0, 0, "measure round trips to the server", ping_options, ping_run},
+	{"bench", "CASE NAME", bench_cases, 2, 2,
+	 "measure rate and latency: pub CHANNEL, fan CHANNEL, request QUEUE", bench_options,
+	 bench_run},
+	{"ctl", "ACTION [ID]", ctl_actions, 1, 2,
 	 "ask or tell the server: ping, stats, connections, channels, workers, close ID, drain",
 	 ctl_options, ctl_run},
-	{"top", "", 0, 0, "watch connections, channels and queues", top_options, top_run},
+	{"top", "", NULL, 0, 0, "watch connections, channels and queues", top_options, top_run},
 	{.name = NULL},
 };
 

@@ -105,14 +105,6 @@ static bool ctl_request(const struct cli_arguments *arguments, json_t **request)
 	return true;
 }
 
-static bool ctl_known(const char *action)
-{
-	for (const char *const *known = cli_ctl_actions; *known != NULL; known++)
-		if (strcmp(*known, action) == 0)
-			return true;
-	return false;
-}
-
 int ctl_run(struct cli *cli, const struct cli_arguments *arguments)
 {
 	const char *action = arguments->operands[0];
@@ -122,8 +114,6 @@ int ctl_run(struct cli *cli, const struct cli_arguments *arguments)
 
 	if (!cli_value_seconds(arguments, 'w', &wait_ms))
 		return CLI_USAGE;
-	if (!ctl_known(action))
-		return cli_usage(arguments->command, "there is no action \"%s\"", action);
 	if (!ctl_request(arguments, &request))
 		return CLI_USAGE;
 	client = cli_open(cli, &status);

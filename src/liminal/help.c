@@ -104,9 +104,9 @@ static void help_bash(FILE *out)
 		fprintf(out, "\t%s)\n\t\tCOMPREPLY=($(compgen -W '", command->name);
 		help_words(command->options, out);
 		fprintf(out, " --help");
-		if (strcmp(command->name, "ctl") == 0)
-			for (const char *const *action = cli_ctl_actions; *action != NULL; action++)
-				fprintf(out, " %s", *action);
+		for (const char *const *first = command->first; first != NULL && *first != NULL;
+		     first++)
+			fprintf(out, " %s", *first);
 		fprintf(out, "' -- \"$word\")) ;;\n");
 	}
 	fprintf(out, "\tesac\n}\ncomplete -o default -F _liminal liminal\n");
@@ -146,10 +146,10 @@ static void help_zsh(FILE *out)
 	for (const struct cli_command *command = cli_commands; command->name != NULL; command++) {
 		fprintf(out, "\t%s)\n\t\t_arguments", command->name);
 		help_zsh_options(command->options, "\t\t\t", out);
-		if (strcmp(command->name, "ctl") == 0) {
+		if (command->first != NULL) {
 			fprintf(out, " \\\n\t\t\t'1:action:(");
-			for (const char *const *action = cli_ctl_actions; *action != NULL; action++)
-				fprintf(out, "%s%s", action == cli_ctl_actions ? "" : " ", *action);
+			for (const char *const *first = command->first; *first != NULL; first++)
+				fprintf(out, "%s%s", first == command->first ? "" : " ", *first);
 			fprintf(out, ")'");
 		}
 		fprintf(out, " ;;\n");
@@ -181,10 +181,10 @@ static void help_fish(FILE *out)
 		snprintf(condition, sizeof(condition), "__fish_seen_subcommand_from %s",
 			 command->name);
 		help_fish_options(condition, command->options, out);
+		for (const char *const *first = command->first; first != NULL && *first != NULL;
+		     first++)
+			fprintf(out, "complete -c liminal -f -n '%s' -a %s\n", condition, *first);
 	}
-	for (const char *const *action = cli_ctl_actions; *action != NULL; action++)
-		fprintf(out, "complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a %s\n",
-			*action);
 }
 
 bool cli_completions(const char *shell, FILE *out)

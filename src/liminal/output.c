@@ -142,7 +142,8 @@ static int cli_json_write(const char *bytes, size_t length, void *context)
 
 void cli_json_print(json_t *object)
 {
-	json_dump_callback(object, cli_json_write, NULL, JSON_COMPACT);
+	/* Not all digits of a double: 0.1 is to be read as that. */
+	json_dump_callback(object, cli_json_write, NULL, JSON_COMPACT | JSON_REAL_PRECISION(15));
 	putchar('\n');
 	json_decref(object);
 }

@@ -25,10 +25,17 @@ complete -c liminal -f -n __fish_use_subcommand -a ping -d 'measure round trips 
 complete -c liminal -n '__fish_seen_subcommand_from ping' -s c -l count -r -d 'leave after N pings'
 complete -c liminal -n '__fish_seen_subcommand_from ping' -s i -l interval -r -d 'time between two pings (1)'
 complete -c liminal -n '__fish_seen_subcommand_from ping' -s w -l wait -r -d 'the longest wait for each answer; then status 4'
+complete -c liminal -f -n __fish_use_subcommand -a bench -d 'measure rate and latency: pub CHANNEL, fan CHANNEL, request QUEUE'
+complete -c liminal -n '__fish_seen_subcommand_from bench' -s t -l time -r -d 'leave after this time (5)'
+complete -c liminal -n '__fish_seen_subcommand_from bench' -s c -l count -r -d 'leave after N messages or requests'
+complete -c liminal -n '__fish_seen_subcommand_from bench' -s b -l bytes -r -d 'size of a payload (128)'
+complete -c liminal -n '__fish_seen_subcommand_from bench' -s n -l number -r -d 'how many publishers, subscribers or requesters (1)'
+complete -c liminal -n '__fish_seen_subcommand_from bench' -s o -l outstanding -r -d 'messages without an answer, or not delivered yet (256)'
+complete -c liminal -f -n '__fish_seen_subcommand_from bench' -a pub
+complete -c liminal -f -n '__fish_seen_subcommand_from bench' -a fan
+complete -c liminal -f -n '__fish_seen_subcommand_from bench' -a request
 complete -c liminal -f -n __fish_use_subcommand -a ctl -d 'ask or tell the server: ping, stats, connections, channels, workers, close ID, drain'
 complete -c liminal -n '__fish_seen_subcommand_from ctl' -s w -l wait -r -d 'the longest wait for the answer; then status 4'
-complete -c liminal -f -n __fish_use_subcommand -a top -d 'watch connections, channels and queues'
-complete -c liminal -n '__fish_seen_subcommand_from top' -s d -l delay -r -d 'time between two looks (1)'
 complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a ping
 complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a stats
 complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a connections
@@ -36,3 +43,5 @@ complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a channels
 complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a workers
 complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a close
 complete -c liminal -f -n '__fish_seen_subcommand_from ctl' -a drain
+complete -c liminal -f -n __fish_use_subcommand -a top -d 'watch connections, channels and queues'
+complete -c liminal -n '__fish_seen_subcommand_from top' -s d -l delay -r -d 'time between two looks (1)'
