@@ -353,13 +353,14 @@ static void *daemon_stop_thread(void *argument)
 
 static void daemon_begin_stop(struct daemon *daemon, int number)
 {
+	const struct configuration_server *server = &daemon->configuration->server;
 	int failure;
 
-	daemon->drain_timeout_ms = daemon->configuration->server.drain_timeout_ms;
-	daemon->drain_idle_ms = daemon->configuration->server.drain_idle_ms;
+	daemon->drain_timeout_ms = server->drain_timeout_ms;
+	daemon->drain_idle_ms = server->drain_idle_ms;
 	log_event(LOG_LEVEL_NOTICE, "draining",
 		  LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
-	supervisor_tell("STOPPING=1\nSTATUS=draining");
+	supervisor_tell_stopping(server->drain_timeout_ms + server->close_timeout_ms);
 	failure = thread_start(&daemon->stopper, daemon_stop_thread, daemon);
 	daemon->stopper_started = failure == 0;
 	if (failure == 0)

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 
 #define FIRST_SOCKET 3
+#define STOP_MARGIN_MS 10000 /* what a stop may take beside what it waits for */
 
 static bool parse_number(const char *text, long *number)
 {
@@ -87,6 +88,16 @@ void supervisor_tell(const char *state)
 	(void)sendto(fd, state, strlen(state), 0, (struct sockaddr *)&address,
 		     (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
 	(void)close(fd);
+}
+
+void supervisor_tell_stopping(int64_t wait_ms)
+{
+	char state[96];
+
+	(void)snprintf(state, sizeof(state),
+		       "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%" PRId64,
+		       (wait_ms + STOP_MARGIN_MS) * 1000);
+	supervisor_tell(state);
 }
 
 void supervisor_tell_reloading(void)

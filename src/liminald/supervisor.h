@@ -34,6 +34,9 @@ size_t supervisor_socket_count(const struct supervisor_sockets *sockets,
 /* Tells STATE, lines such as "READY=1"; what cannot be told is not. */
 void supervisor_tell(const char *state);
 
+/* STOPPING=1, and that this may take WAIT_MS and a bit: the manager would kill us before that. */
+void supervisor_tell_stopping(int64_t wait_ms);
+
 /* RELOADING=1 with the time that it needs beside it. */
 void supervisor_tell_reloading(void);
 

@@ -63,6 +63,18 @@ def notified():
         server.told_nothing()
 
 
+@scenario("The daemon", "the service manager is told how long the stop may take, so that it does not "
+          "kill what drains")
+def notified_of_long_stops():
+    with Notified(server={"drain_timeout": "20m", "close_timeout": "30s"}) as server:
+        server.told()
+        server.signal(signal.SIGTERM)
+        lines = dict(line.split("=", 1) for line in server.told())
+        allowed = int(lines["EXTEND_TIMEOUT_USEC"]) / 1e6
+        assert 20 * 60 + 30 < allowed < 20 * 60 + 60, allowed
+        server.wait_exit(0)
+
+
 @scenario("The daemon", "READY=1 comes when all is bound: whoever hears it can connect")
 def ready_means_ready():
     class NotWaitedFor(Notified):
@@ -174,6 +186,18 @@ def passed_sockets():
             assert os.path.exists(path)
             for address in (one.getsockname(), path):
                 Client(address).close()
+
+
+@scenario("Start, stop, signals", "LISTEN_FDS: a client that has connected before the daemon was "
+          "started is served when it is")
+def passed_with_clients():
+    with listener() as one:
+        early = Client(one.getsockname())
+        early.send(connect("1.0"), ping())
+        with Passed([one], "liminald.socket") as server:
+            early.expect(connect_ack("1.0"), pong())
+            early.close()
+            server.client(address=one.getsockname()).expect_nothing()
 
 
 @scenario("Start, stop, signals", "those named `http` and `control` in LISTEN_FDNAMES replace "
