@@ -254,6 +254,9 @@ struct publication {
 	bool plain;
 	bool quiet; /* the publisher gets no answers */
 	struct flush_set *set;
+	bool marked;	/* all of a plain run are marked as delivered */
+	bool is_shared; /* there are several subscriptions */
+	struct buf *shared[DELIVERY_FORMS];
 };
 
 static void publication_sum_up(struct publication *publication)
@@ -269,8 +272,16 @@ static void publication_sum_up(struct publication *publication)
 	}
 }
 
+/* Somebody has accepted all of a plain run. */
+static void publication_mark(struct publication *publication)
+{
+	for (size_t i = 0; i < publication->count && !publication->marked; i++)
+		publication->run[i].delivered = true;
+	publication->marked = true;
+}
+
 static void subscription_deliver_locked(struct subscription *subscription,
-					const struct publication *publication, bool answer)
+					struct publication *publication, bool answer)
 {
 	struct channel *channel = subscription->channel;
 	struct sink *sink = subscription->client->sink;
@@ -284,9 +295,12 @@ static void subscription_deliver_locked(struct subscription *subscription,
 		.channel = channel->name,
 		.envelope_bytes = publication->envelope_bytes,
 		.plain = publication->plain,
+		.shared = publication->is_shared ? publication->shared : NULL,
 	};
 
 	sink->ops->deliver(sink, &delivery, publication->run, publication->count, publication->set);
+	if (publication->plain && delivery.accepted == publication->count)
+		publication_mark(publication);
 	subscription->sequence = delivery.sequence;
 	channel->deliveries += delivery.accepted;
 	channel->drops += delivery.dropped;
@@ -320,6 +334,7 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 	channel->publishes += accepted;
 	if (!list_empty(&channel->subscriptions))
 		publication_sum_up(&publication);
+	publication.is_shared = channel->subscription_count > 1;
 	/* Others first: whether they have taken a message is part of the publisher's answer, which
 	 * stands in front of its own deliveries. */
 	LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
@@ -343,6 +358,8 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 		}
 	}
 	mutex_unlock(&channel->lock);
+	for (size_t i = 0; i < DELIVERY_FORMS; i++)
+		buf_unref(&publication.shared[i]);
 	metric_add(METRIC_PUBLISHES, accepted);
 	return answered;
 }

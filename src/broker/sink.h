@@ -31,8 +31,14 @@ struct message {
 	uint64_t id;
 	bool duplicate; /* id is the first one's */
 	bool refused;	/* no memory for its key: nothing was done, id is 0 */
-	bool delivered; /* a live subscription has accepted it */
+	bool delivered; /* a live subscription has accepted it; see `plain` */
 };
+
+/*
+ * What sinks make of a run once, for all of its subscriptions, in the forms that they need: each
+ * NULL until a sink has made it. The broker lets go of them when the run is delivered.
+ */
+#define DELIVERY_FORMS 2
 
 /* One subscription's share of a run. */
 struct delivery {
@@ -44,7 +50,9 @@ struct delivery {
 	uint64_t boot;	       /* for connections that are told where a message came from */
 	const char *channel;   /* for the log line of a stall; outlives the sink */
 	size_t envelope_bytes; /* of the whole run */
-	bool plain;	       /* every message of the run is to be delivered, and copied */
+	bool plain;	       /* every message of the run is to be delivered, and copied; a sink
+				* that accepts all of them need not mark each as delivered */
+	struct buf **shared;   /* of the run; NULL: this is its only subscription */
 
 	/* Set by the sink. */
 	size_t accepted, dropped;

@@ -11,6 +11,9 @@
 /* From this size on an envelope with a buffer of its own is referenced instead of copied. */
 #define REFERENCE_MIN 4096
 
+/* From this size on a run for several is made once and copied as it is sent to each. */
+#define SHARED_RUN_MIN 4096
+
 static void conn_note_stall_locked(struct conn *conn, const struct delivery *delivery)
 {
 	struct outbox *outbox = &conn->outbox;
@@ -152,12 +155,30 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 	}
 }
 
+/* The whole run as it stands in a buffer for all that get it in the same form; NULL: no memory. */
+static struct buf *shared_run(const struct delivery *delivery, const struct message *run,
+			      size_t count, bool origin, size_t size)
+{
+	struct buf **shared = &delivery->shared[origin];
+	uint8_t *bytes;
+
+	if (*shared != NULL)
+		return *shared;
+	*shared = buf_new(size);
+	if (*shared == NULL)
+		return NULL;
+	bytes = (*shared)->data;
+	for (size_t i = 0; i < count; i++)
+		bytes = put_delivery(bytes, delivery, &run[i], 0, origin);
+	return *shared;
+}
+
 /*
  * The common case, in stretches instead of message by message: everything is to be delivered, by
  * copy, and fits. False when that is not so; nothing was done then.
  */
 static bool conn_deliver_plain_locked(struct conn *conn, struct delivery *delivery,
-				      struct message *run, size_t count)
+				      const struct message *run, size_t count)
 {
 	bool origin = wire_version_compare(conn->outbox.version, WIRE_VERSION_1_2) >= 0;
 	size_t overhead = WIRE_DELIVER_HEAD + (origin ? WIRE_DELIVER_TAIL : 0);
@@ -166,6 +187,18 @@ static bool conn_deliver_plain_locked(struct conn *conn, struct delivery *delive
 
 	if (!delivery->plain || delivery->answer || !outbox_fits_all_locked(conn, count, left))
 		return false;
+	if (delivery->shared != NULL && left >= SHARED_RUN_MIN) {
+		struct buf *shared = shared_run(delivery, run, count, origin, left);
+
+		if (shared != NULL) {
+			if (!outbox_add_run_locked(conn, shared, count, delivery->stream,
+						   delivery->sequence))
+				return true; /* the connection is lost */
+			delivery->sequence += count;
+			delivery->accepted = count;
+			return true;
+		}
+	}
 	while (done < count) {
 		size_t next = overhead + run[done].envelope.length, size, first = done;
 		uint8_t *start = outbox_stretch_locked(conn, next, left, &size);
@@ -176,7 +209,6 @@ static bool conn_deliver_plain_locked(struct conn *conn, struct delivery *delive
 		do {
 			bytes = put_delivery(bytes, delivery, &run[done], delivery->sequence++,
 					     origin);
-			run[done].delivered = true;
 			done++;
 			if (done < count)
 				next = overhead + run[done].envelope.length;

@@ -18,12 +18,21 @@ struct chunk {
 	const uint8_t *data; /* what is queued starts here */
 	size_t sent, used, size;
 	bool ends_write;
+
+	/* A run that is shared: what is sent are copies of its frames, which get these. */
+	bool is_run;
+	uint32_t stream;
+	uint64_t sequence; /* of the first frame */
+
 	uint8_t own[];
 };
 
 /* The smallest is what an idle thread's allocator keeps for it after an answer. */
 #define CHUNK_MIN 448
 #define CHUNK_MAX 65536
+
+/* How much of shared runs is copied for one send, for as long as it stays in the cache. */
+#define PIECE_MAX (128 * 1024)
 
 /* How much one turn of the flusher, or of an offer, may write. */
 #define TURN_BYTES (256 * 1024)
@@ -191,6 +200,20 @@ bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes
 	return true;
 }
 
+bool outbox_add_run_locked(struct conn *conn, struct buf *buf, size_t count, uint32_t stream,
+			   uint64_t sequence)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	if (!outbox_add_buf_locked(conn, buf, (struct span){buf->data, buf->length}))
+		return false;
+	outbox->tail->is_run = true;
+	outbox->tail->stream = stream;
+	outbox->tail->sequence = sequence;
+	outbox_count_locked(outbox, 0, count);
+	return true;
+}
+
 void outbox_add_frame_locked(struct conn *conn, const struct wire_frame *frame)
 {
 	size_t size = wire_encode(frame, NULL, 0);
@@ -327,6 +350,70 @@ bool outbox_wait_room(struct conn *conn, int64_t until_ns)
 
 /* --- writing ------------------------------------------------------------------------------- */
 
+static size_t frame_size(const uint8_t *frame)
+{
+	return WIRE_HEADER_SIZE + (size_t)wire_get_header(frame).length;
+}
+
+/* How many bytes of the shared runs at the head are copied together: whole frames, one at least. */
+static size_t outbox_piece_size_locked(const struct outbox *outbox)
+{
+	size_t size = 0;
+
+	for (const struct chunk *run = outbox->head; run != NULL && run->is_run && size < PIECE_MAX;
+	     run = run->next)
+		size = size_add(size, run->used);
+	return size_max(size_min(size, PIECE_MAX), frame_size(outbox->head->data));
+}
+
+/* Copies the frames of RUN for which there is room in PIECE. */
+static void run_copy(struct chunk *run, struct chunk *piece)
+{
+	size_t frame;
+
+	while (run->used > 0 && (frame = frame_size(run->data)) <= piece->size - piece->used) {
+		uint8_t *copy = piece->own + piece->used;
+
+		memcpy(copy, run->data, frame);
+		wire_set_deliver(copy, run->stream, run->sequence++);
+		piece->used += frame;
+		run->data += frame;
+		run->used -= frame;
+	}
+}
+
+/*
+ * Nothing of a shared run is sent but copies: those of its first frames take their place at the
+ * head. False: no memory, and the connection is lost.
+ */
+static bool outbox_copy_runs_locked(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+	size_t size = outbox_piece_size_locked(outbox);
+	struct chunk *piece = malloc(sizeof(*piece) + size);
+
+	if (piece == NULL) {
+		conn_request_close(conn, CLOSE_MEMORY);
+		outbox_die_locked(conn);
+		return false;
+	}
+	*piece = (struct chunk){.data = piece->own, .size = size};
+	while (outbox->head != NULL && outbox->head->is_run) {
+		struct chunk *run = outbox->head;
+
+		run_copy(run, piece);
+		if (run->used > 0)
+			break;
+		outbox->head = run->next;
+		chunk_free(run);
+	}
+	piece->next = outbox->head;
+	if (outbox->head == NULL)
+		outbox->tail = piece;
+	outbox->head = piece;
+	return true;
+}
+
 /* What one send takes: at most LIMIT bytes from the head, up to where a write ends. */
 static size_t outbox_gather_locked(const struct outbox *outbox, struct iovec *pieces, size_t limit,
 				   size_t *bytes)
@@ -335,7 +422,8 @@ static size_t outbox_gather_locked(const struct outbox *outbox, struct iovec *pi
 
 	*bytes = 0;
 	for (struct chunk *chunk = outbox->head;
-	     chunk != NULL && count < GATHER_MAX && *bytes < limit; chunk = chunk->next) {
+	     chunk != NULL && !chunk->is_run && count < GATHER_MAX && *bytes < limit;
+	     chunk = chunk->next) {
 		pieces[count].iov_base = (void *)(uintptr_t)(chunk->data + chunk->sent);
 		pieces[count].iov_len = chunk->used - chunk->sent;
 		*bytes += pieces[count].iov_len;
@@ -421,6 +509,8 @@ static enum send_result outbox_send_locked(struct conn *conn, size_t limit, bool
 	size_t bytes;
 	ssize_t sent;
 
+	if (outbox->head->is_run && !outbox_copy_runs_locked(conn))
+		return SEND_FAILED;
 	message.msg_iovlen = outbox_gather_locked(outbox, pieces, limit, &bytes);
 	if (bytes == atomic_load_explicit(&outbox->bytes, memory_order_relaxed))
 		outbox->sending = atomic_load_explicit(&outbox->frames, memory_order_relaxed);

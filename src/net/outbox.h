@@ -1,10 +1,13 @@
 /*
  * What is queued for one connection, and writing it.
  *
- * Frames stand in chunks: small ones side by side, large payloads by reference. Appending never
- * blocks and happens under the OUTBOX lock. Writing has one writer at a time, who holds `writing`
- * and calls send without the lock; others that find the flag set leave their frames to it. What a
- * socket does not take goes, with the flag, to the flusher.
+ * Frames stand in chunks: small ones side by side, large payloads by reference. The deliveries of
+ * a run that many receive are one buffer for all, and what differs between the receivers is written
+ * into a copy just before it is sent: so the copies need not all exist at the same time.
+ *
+ * Appending never blocks and happens under the OUTBOX lock. Writing has one writer at a time, who
+ * holds `writing` and calls send without the lock; others that find the flag set leave their frames
+ * to it. What a socket does not take goes, with the flag, to the flusher.
  *
  * Once a write has failed the outbox is dead: what is queued is thrown away, and so is what comes.
  */
@@ -60,6 +63,11 @@ void outbox_added_locked(struct conn *conn, size_t bytes, size_t frames);
 
 /* The next SIZE bytes of a frame that outbox_add_locked began, by reference. */
 bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes);
+
+/* COUNT whole Deliver frames that fill BUF, by reference. They get STREAM, and sequence numbers
+ * from SEQUENCE on, when they are sent. */
+bool outbox_add_run_locked(struct conn *conn, struct buf *buf, size_t count, uint32_t stream,
+			   uint64_t sequence);
 
 /* The same of a frame of its own bytes that go on where a reference ended. */
 uint8_t *outbox_continue_locked(struct conn *conn, size_t size);

@@ -255,27 +255,6 @@ size_t wire_encode(const struct wire_frame *frame, uint8_t *bytes, size_t size)
 	return writer.length;
 }
 
-void wire_put_publish_ack(uint8_t *bytes, uint8_t flags, uint32_t stream, uint64_t message)
-{
-	wire_put_header(bytes, WIRE_PUBLISH_ACK, flags, stream, 8);
-	wire_put_u64(bytes + WIRE_HEADER_SIZE, message);
-}
-
-void wire_put_deliver_head(uint8_t *bytes, uint8_t flags, uint32_t stream, uint64_t sequence,
-			   uint32_t envelope_length, bool origin)
-{
-	uint32_t others = WIRE_DELIVER_HEAD - WIRE_HEADER_SIZE;
-
-	if (origin) {
-		others += WIRE_DELIVER_TAIL;
-		flags |= WIRE_DELIVER_ORIGIN;
-	}
-	ASSERT(envelope_length <= UINT32_MAX - others);
-	wire_put_header(bytes, WIRE_DELIVER, flags, stream, envelope_length + others);
-	wire_put_u64(bytes + WIRE_HEADER_SIZE, sequence);
-	wire_put_u32(bytes + WIRE_HEADER_SIZE + 8, envelope_length);
-}
-
 void wire_put_reply_envelope_head(uint8_t *bytes, uint32_t payload_length)
 {
 	memset(bytes, 0, WIRE_SCHEMA_SIZE);

@@ -352,9 +352,34 @@ static inline void wire_put_header(uint8_t *bytes, uint8_t type, uint8_t flags, 
 #define WIRE_PUBLISH_ACK_SIZE 18
 #define WIRE_DELIVER_HEAD 22
 #define WIRE_DELIVER_TAIL 16
-void wire_put_publish_ack(uint8_t *bytes, uint8_t flags, uint32_t stream, uint64_t message);
-void wire_put_deliver_head(uint8_t *bytes, uint8_t flags, uint32_t stream, uint64_t sequence,
-			   uint32_t envelope_length, bool origin);
+static inline void wire_put_publish_ack(uint8_t *bytes, uint8_t flags, uint32_t stream,
+					uint64_t message)
+{
+	wire_put_header(bytes, WIRE_PUBLISH_ACK, flags, stream, 8);
+	wire_put_u64(bytes + WIRE_HEADER_SIZE, message);
+}
+
+static inline void wire_put_deliver_head(uint8_t *bytes, uint8_t flags, uint32_t stream,
+					 uint64_t sequence, uint32_t envelope_length, bool origin)
+{
+	uint32_t others = WIRE_DELIVER_HEAD - WIRE_HEADER_SIZE;
+
+	if (origin) {
+		others += WIRE_DELIVER_TAIL;
+		flags |= WIRE_DELIVER_ORIGIN;
+	}
+	ASSERT(envelope_length <= UINT32_MAX - others);
+	wire_put_header(bytes, WIRE_DELIVER, flags, stream, envelope_length + others);
+	wire_put_u64(bytes + WIRE_HEADER_SIZE, sequence);
+	wire_put_u32(bytes + WIRE_HEADER_SIZE + 8, envelope_length);
+}
+
+/* Gives the Deliver at BYTES another stream and sequence. */
+static inline void wire_set_deliver(uint8_t *bytes, uint32_t stream, uint64_t sequence)
+{
+	wire_put_u32(bytes + 2, stream);
+	wire_put_u64(bytes + WIRE_HEADER_SIZE, sequence);
+}
 
 /* The envelope around a reply's payload: schema id zero, independent causal context. */
 #define WIRE_REPLY_ENVELOPE_HEAD 42

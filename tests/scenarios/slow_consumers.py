@@ -6,7 +6,7 @@ clear. No clock is needed.
 """
 
 from frames import *
-from harness import Server, fields, scenario
+from harness import Server, eventually, fields, scenario
 
 MESSAGE = bytes(16384)
 BOUNDS = {"max_outbox_bytes": "256K"}
@@ -74,6 +74,33 @@ def shed_several():
         assert len(errors) == 3
         assert all(subscribe_error(5, SERVER_ERROR, SHED).matches(one) for one in errors)
         assert all(one.type in (0x07, 0x19) for one in got)
+
+
+@scenario("Slow consumers", "what waits for a subscriber is counted frame by frame and byte by byte, "
+          "also where batches go to many")
+def queue_is_counted():
+    payload, size = bytes(2000), 22 + 42 + 2000
+    with Server(control=True) as server:
+        slow, quick, publisher = server.client(receive_buffer=4096), server.client(), server.client()
+        slow.subscribe(1, "events")
+        quick.subscribe(1, "events")
+        sent = frames = 0
+        while frames < 200:
+            publisher.send(*[publish(1, "events", payload)] * 100)
+            sent += 100
+            publisher.expect(*[publish_ack(1, message, DELIVERED)
+                               for message in range(sent - 99, sent + 1)])
+            quick.expect(*[deliver(1, sequence, payload)
+                           for sequence in range(sent - 99, sent + 1)])
+            entry, = [one for one in server.ask("connections")["connections"]
+                      if one["peer"] == slow.name]
+            frames = entry["outbox_frames"]
+            # A part of the first may be sent.
+            assert (frames - 1) * size < entry["outbox_bytes"] <= frames * size or frames == 0
+        slow.expect(*[deliver(1, sequence, payload) for sequence in range(1, sent + 1)])
+        eventually("nothing is queued", lambda: all(
+            one["outbox_frames"] == one["outbox_bytes"] == 0
+            for one in server.ask("connections")["connections"] if one["peer"] == slow.name))
 
 
 @scenario("Slow consumers", "drop: the message is not delivered to that subscription, and its "

@@ -175,6 +175,38 @@ def sequence_of_each_subscription():
         late.expect(deliver(8, 1, b"2"), deliver(8, 2, b"3"))
 
 
+@scenario("Deliver", "each subscription has its own stream and sequence, and each connection the form "
+          "of its version, also where batches go to many, some of whom read slowly")
+def batches_to_many():
+    # Small ones, some that have a buffer of their own, and enough of them for several batches.
+    messages = [bytes([number % 251]) * ((number * 977) % 4000 if number % 50 else 70000)
+                for number in range(600)]
+    with Server() as server:
+        publisher, subscribers = server.client(), []
+        for number, (version, stream, slow) in enumerate((
+                ("1.2", 1, None), ("1.0", 4000000000, 4096), ("1.2", 7, 4096), ("1.1", 2, None),
+                ("1.0", 9, None)), 1):
+            client = server.client(version, receive_buffer=slow)
+            client.subscribe(stream, "events")
+            subscribers.append((client, version, stream, number))
+            publisher.publish(1, "events", b"early")
+        publisher.send(*[publish(1, "events", message) for message in messages])
+        publisher.expect(*[publish_ack(1, len(subscribers) + number, DELIVERED)
+                           for number in range(1, len(messages) + 1)])
+        for client, version, stream, number in subscribers:
+            origin = {}
+            for index in range(number - len(subscribers) - 1, len(messages)):
+                message = messages[index] if index >= 0 else b"early"
+                got = client.receive()
+                if version == "1.2":
+                    origin = {"boot": got.u64(len(got.payload) - 16),
+                              "message": len(subscribers) + 1 + index}
+                sequence = index + len(subscribers) - number + 2
+                assert got.raw == deliver(stream, sequence, message, **origin), \
+                    "message %d on stream %d: %s" % (index, stream, got)
+            client.expect_nothing()
+
+
 @scenario("Deliver", "at version 1.2 flag 0x01 and, at the end, boot (the server's start in ms "
           "since 1970 UTC) and the message id of the publisher's PublishAck")
 def boot_and_message_id():
