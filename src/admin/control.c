@@ -126,12 +126,13 @@ static json_t *control_connections(struct admin *admin, const json_t *request)
 
 static json_t *control_channel(const struct broker_channel_state *state)
 {
-	return json_pack(
-		"{s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "name", control_string(state->name),
-		"durable", 0, "subscriptions", control_number(state->subscriptions), "publishes",
-		control_number(state->publishes), "deliveries", control_number(state->deliveries),
-		"sheds", control_number(state->sheds), "drops", control_number(state->drops),
-		"dedup_keys", control_number(state->dedup_keys));
+	return json_pack("{s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
+			 control_string(state->name), "durable", (int)state->durable,
+			 "subscriptions", control_number(state->subscriptions), "publishes",
+			 control_number(state->publishes), "deliveries",
+			 control_number(state->deliveries), "sheds", control_number(state->sheds),
+			 "drops", control_number(state->drops), "dedup_keys",
+			 control_number(state->dedup_keys));
 }
 
 static json_t *control_channels(struct admin *admin, const json_t *request)
@@ -195,6 +196,165 @@ static json_t *control_workers(struct admin *admin, const json_t *request)
 	return json_pack("{s:o}", "workers", list);
 }
 
+/* --- durable channels ----------------------------------------------------------------------- */
+
+/* A refusal whose text names something: BEFORE 'NAME' AFTER. */
+static json_t *control_error_about(const char *token, const char *before, struct span name,
+				   const char *after)
+{
+	char text[TEXT_NAME_MAX * 4 + 128];
+	struct text words = TEXT_INIT(text);
+
+	text_add(&words, "%s '", before);
+	text_add_name(&words, name);
+	text_add(&words, "'%s", after);
+	return control_error(token, text);
+}
+
+static struct span control_span(const json_t *string)
+{
+	return (struct span){(const uint8_t *)json_string_value(string),
+			     json_string_length(string)};
+}
+
+/*
+ * The durable channel that the request names in *CHANNEL, or NULL with the refusal in *REFUSED,
+ * which is NULL when memory is missing.
+ */
+static struct channel *control_durable_channel(struct admin *admin, const json_t *request,
+					       json_t **refused)
+{
+	const json_t *value = json_object_get(request, "channel");
+	struct channel *channel;
+
+	*refused = NULL;
+	if (!json_is_string(value)) {
+		*refused = control_error("invalid", "'channel' must be the name of a channel");
+		return NULL;
+	}
+	channel = broker_channel(admin->broker, control_span(value));
+	if (channel != NULL && broker_channel_is_durable(channel))
+		return channel;
+	*refused = channel == NULL ? control_error_about("not-found", "channel",
+							 control_span(value), " is not configured")
+				   : control_error_about("invalid", "channel", control_span(value),
+							 " is not durable");
+	return NULL;
+}
+
+static json_t *control_store_error(struct admin *admin)
+{
+	if (!broker_store_is_up(admin->broker))
+		return control_error("store-down",
+				     "writing to state_dir has failed; restart the server");
+	return control_error("store-full", "there is no room in state_dir");
+}
+
+static json_t *control_consumer(const struct broker_consumer_state *state)
+{
+	return json_pack(
+		"{s:o, s:s, s:I, s:I, s:I, s:I, s:o}", "channel",
+		json_stringn((const char *)state->channel.data, state->channel.length), "consumer",
+		state->name, "subscriptions", control_number(state->subscriptions), "lag",
+		control_number(state->lag), "outstanding", control_number(state->outstanding),
+		"deferred", control_number(state->deferred), "idle_since_ms",
+		state->idle_since_ms == 0 ? json_null()
+					  : json_integer((json_int_t)state->idle_since_ms));
+}
+
+static json_t *control_consumers(struct admin *admin, const json_t *request)
+{
+	struct broker_consumer_state *states = NULL;
+	struct channel *channel = NULL;
+	json_t *refused;
+	size_t count = 0;
+
+	if (json_object_get(request, "channel") != NULL) {
+		channel = control_durable_channel(admin, request, &refused);
+		if (channel == NULL)
+			return refused;
+	}
+	if (!broker_consumer_states(admin->broker, channel, &states, &count))
+		return NULL;
+	json_t *list = json_array();
+	for (size_t i = 0; i < count && list != NULL; i++)
+		control_add(&list, control_consumer(&states[i]));
+	free(states);
+	return json_pack("{s:o}", "consumers", list);
+}
+
+static json_t *control_consumer_rm(struct admin *admin, const json_t *request)
+{
+	const json_t *value = json_object_get(request, "consumer");
+	struct channel *channel;
+	json_t *refused;
+
+	channel = control_durable_channel(admin, request, &refused);
+	if (channel == NULL)
+		return refused;
+	if (!json_is_string(value))
+		return control_error("invalid", "'consumer' must be the name of a consumer");
+	switch (broker_consumer_remove(admin->broker, channel, control_span(value))) {
+	case BROKER_REMOVED:
+		return control_ok();
+	case BROKER_REMOVE_NONE:
+		return control_error_about("not-found", "the channel has no consumer",
+					   control_span(value), "");
+	default:
+		return control_store_error(admin);
+	}
+}
+
+static json_t *control_dead_letter(const struct broker_dead *dead)
+{
+	return json_pack("{s:I, s:s, s:s, s:s, s:I, s:s%}", "sequence",
+			 control_number(dead->sequence), "origin", dead->origin, "consumer",
+			 dead->consumer, "reason", dead->rejected ? "rejected" : "attempts",
+			 "attempts", control_number(dead->attempts), "text",
+			 dead->text == NULL ? "" : dead->text, dead->text_length);
+}
+
+/* A member of the request that is a number from MIN on, or is not there and DEFAULT then. */
+static bool control_get_number(const json_t *request, const char *name, uint64_t min,
+			       uint64_t default_number, uint64_t *number)
+{
+	const json_t *value = json_object_get(request, name);
+
+	*number = default_number;
+	if (value == NULL)
+		return true;
+	if (!json_is_integer(value) || json_integer_value(value) < 0)
+		return false;
+	*number = (uint64_t)json_integer_value(value);
+	return *number >= min;
+}
+
+static json_t *control_dead(struct admin *admin, const json_t *request)
+{
+	struct broker_dead *dead = NULL;
+	uint64_t from, count;
+	struct channel *channel;
+	json_t *refused, *list;
+	size_t found = 0;
+
+	channel = control_durable_channel(admin, request, &refused);
+	if (channel == NULL)
+		return refused;
+	if (!control_get_number(request, "from", 0, 1, &from))
+		return control_error("invalid", "'from' must be the sequence of a message");
+	if (!control_get_number(request, "count", 1, 100, &count))
+		return control_error("invalid", "'count' must be a number from 1 on");
+	if (!broker_dead_read(admin->broker, channel, from, count, &dead, &found))
+		return broker_store_is_up(admin->broker) ? NULL : control_store_error(admin);
+	list = json_array();
+	for (size_t i = 0; i < found && list != NULL; i++)
+		control_add(&list, control_dead_letter(&dead[i]));
+	broker_dead_free(&dead, found);
+	return json_pack("{s:o}", "dead", list);
+}
+
+/* --- orders --------------------------------------------------------------------------------- */
+
 static json_t *control_close(struct admin *admin, const json_t *request)
 {
 	const json_t *id = json_object_get(request, "connection");
@@ -229,6 +389,9 @@ static const struct control_command {
 	{"workers", control_workers},
 	{"close", control_close},
 	{"drain", control_drain},
+	{"consumers", control_consumers},
+	{"consumer-rm", control_consumer_rm},
+	{"dead", control_dead},
 };
 
 static const struct control_command *control_find(struct span name)

@@ -156,17 +156,26 @@ static http_result http_health(struct http *http, struct MHD_Connection *connect
 }
 
 /*
- * Of the conditions that a probe may meet only listener_bound can be unmet here: HTTP is answered
- * only after the configuration was loaded, and there is no store and no cluster to wait for.
+ * Of the conditions that a probe may meet only these two can be unmet: HTTP is answered only after
+ * the configuration was loaded, and there is no cluster to wait for.
  */
+static const char *const http_ready_bodies[2][2] = {
+	/* [listening][store up] */
+	{"{\"ready\":false,\"unmet_conditions\":[\"listener_bound\",\"store_ready\"]}",
+	 "{\"ready\":false,\"unmet_conditions\":[\"listener_bound\"]}"},
+	{"{\"ready\":false,\"unmet_conditions\":[\"store_ready\"]}",
+	 "{\"ready\":true,\"unmet_conditions\":[]}"},
+};
+
 static http_result http_ready(struct http *http, struct MHD_Connection *connection)
 {
-	if (net_listening(http->admin->net))
-		return http_respond_text(connection, MHD_HTTP_OK, HTTP_JSON,
-					 "{\"ready\":true,\"unmet_conditions\":[]}", NULL);
-	return http_respond_text(connection, MHD_HTTP_SERVICE_UNAVAILABLE, HTTP_JSON,
-				 "{\"ready\":false,\"unmet_conditions\":[\"listener_bound\"]}",
-				 NULL);
+	const struct admin *admin = http->admin;
+	bool listening = net_listening(admin->net);
+	bool store = !broker_has_store(admin->broker) || broker_store_is_up(admin->broker);
+
+	return http_respond_text(connection,
+				 listening && store ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE,
+				 HTTP_JSON, http_ready_bodies[listening][store], NULL);
 }
 
 static http_result http_metrics(struct http *http, struct MHD_Connection *connection)

@@ -21,6 +21,8 @@ struct metrics_snapshot {
 	struct broker_totals broker;
 	struct broker_channel_state *channels;
 	size_t channel_count;
+	struct broker_consumer_state *consumers;
+	size_t consumer_count;
 };
 
 struct metrics_gauge {
@@ -31,26 +33,32 @@ struct metrics_gauge {
 struct metrics_channel_family {
 	const char *family, *type, *help;
 	size_t offset;
+	bool durable; /* of durable channels alone */
 };
 
-#define INFO(family, label, value, help)
-#define GAUGE(family, member, help) {family, help, offsetof(struct metrics_snapshot, member)},
-#define CHANNEL(family, type, member, help)
+struct metrics_consumer_row {
+	const char *family, *type, *label, *value, *help;
+	size_t offset;
+};
+
 static const struct metrics_gauge metrics_gauges[] = {
+#define GAUGE(family, member, help) {family, help, offsetof(struct metrics_snapshot, member)},
 #include "admin/gauges.tbl"
 };
-#undef GAUGE
-#undef CHANNEL
 
-#define GAUGE(family, member, help)
-#define CHANNEL(family, type, member, help)                                                        \
-	{family, type, help, offsetof(struct broker_channel_state, member)},
 static const struct metrics_channel_family metrics_channel_families[] = {
+#define CHANNEL(family, type, member, help)                                                        \
+	{family, type, help, offsetof(struct broker_channel_state, member), false},
+#define DURABLE(family, type, member, help)                                                        \
+	{family, type, help, offsetof(struct broker_channel_state, member), true},
 #include "admin/gauges.tbl"
 };
-#undef INFO
-#undef GAUGE
-#undef CHANNEL
+
+static const struct metrics_consumer_row metrics_consumer_rows[] = {
+#define CONSUMER(family, type, label, value, member, help)                                         \
+	{family, type, label, value, help, offsetof(struct broker_consumer_state, member)},
+#include "admin/gauges.tbl"
+};
 
 static uint64_t metrics_member(const void *object, size_t offset)
 {
@@ -96,12 +104,7 @@ static void metrics_info(FILE *out)
 #define INFO(family, label, value, help)                                                           \
 	metrics_head(out, family, "gauge", help);                                                  \
 	metrics_sample(out, family, label, span_of(value), 1);
-#define GAUGE(family, member, help)
-#define CHANNEL(family, type, member, help)
 #include "admin/gauges.tbl"
-#undef INFO
-#undef GAUGE
-#undef CHANNEL
 }
 
 static void metrics_counters(FILE *out)
@@ -133,9 +136,19 @@ static void metrics_seconds(FILE *out, uint64_t ns)
 	fprintf(out, ".%0*" PRIu64, digits, fraction);
 }
 
+/* VALUE of a histogram as it is shown. */
+static void metrics_value(FILE *out, enum metric_unit unit, uint64_t value)
+{
+	if (unit == METRIC_UNIT_SECONDS)
+		metrics_seconds(out, value);
+	else
+		fprintf(out, "%" PRIu64, value);
+}
+
 static void metrics_histogram(FILE *out, enum metric_histogram histogram)
 {
 	const struct metric_row *row = &metric_histogram_rows[histogram];
+	enum metric_unit unit = metric_histogram_units[histogram];
 	struct metric_histogram_value value;
 	uint64_t sum = 0;
 
@@ -144,12 +157,12 @@ static void metrics_histogram(FILE *out, enum metric_histogram histogram)
 	for (size_t i = 0; i < METRIC_BUCKETS; i++) {
 		sum += value.buckets[i];
 		fprintf(out, "%s_bucket{le=\"", row->family);
-		metrics_seconds(out, (uint64_t)metric_bucket_ns[i]);
+		metrics_value(out, unit, (uint64_t)metric_bounds[unit][i]);
 		fprintf(out, "\"} %" PRIu64 "\n", sum);
 	}
 	fprintf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum ", row->family, value.count,
 		row->family);
-	metrics_seconds(out, value.sum_ns);
+	metrics_value(out, unit, value.sum);
 	fprintf(out, "\n%s_count %" PRIu64 "\n", row->family, value.count);
 }
 
@@ -162,8 +175,33 @@ static void metrics_channels(FILE *out, const struct metrics_snapshot *snapshot)
 		for (size_t j = 0; j < snapshot->channel_count; j++) {
 			const struct broker_channel_state *channel = &snapshot->channels[j];
 
-			metrics_sample(out, row->family, "channel", channel->name,
-				       metrics_member(channel, row->offset));
+			if (channel->durable || !row->durable)
+				metrics_sample(out, row->family, "channel", channel->name,
+					       metrics_member(channel, row->offset));
+		}
+	}
+}
+
+static void metrics_consumers(FILE *out, const struct metrics_snapshot *snapshot)
+{
+	const char *family = "";
+
+	for (size_t i = 0; i < ARRAY_LENGTH(metrics_consumer_rows); i++) {
+		const struct metrics_consumer_row *row = &metrics_consumer_rows[i];
+
+		if (strcmp(row->family, family) != 0)
+			metrics_head(out, row->family, row->type, row->help);
+		family = row->family;
+		for (size_t j = 0; j < snapshot->consumer_count; j++) {
+			const struct broker_consumer_state *consumer = &snapshot->consumers[j];
+
+			fprintf(out, "%s{channel=\"", family);
+			metrics_label_value(out, consumer->channel);
+			fputs("\",consumer=\"", out);
+			metrics_label_value(out, span_of(consumer->name));
+			if (row->label != NULL)
+				fprintf(out, "\",%s=\"%s", row->label, row->value);
+			fprintf(out, "\"} %" PRIu64 "\n", metrics_member(consumer, row->offset));
 		}
 	}
 }
@@ -175,8 +213,10 @@ char *metrics_render(struct admin *admin, size_t *length)
 	size_t size = 0;
 
 	*length = 0;
-	if (!broker_channel_states(admin->broker, &snapshot.channels, &snapshot.channel_count))
-		return NULL;
+	if (!broker_channel_states(admin->broker, &snapshot.channels, &snapshot.channel_count) ||
+	    !broker_consumer_states(admin->broker, NULL, &snapshot.consumers,
+				    &snapshot.consumer_count))
+		goto done;
 	broker_totals(admin->broker, &snapshot.broker);
 	net_totals(admin->net, &snapshot.net);
 
@@ -191,6 +231,7 @@ char *metrics_render(struct admin *admin, size_t *length)
 	}
 	metrics_counters(out);
 	metrics_channels(out, &snapshot);
+	metrics_consumers(out, &snapshot);
 	for (int i = 0; i < HISTOGRAM_COUNT; i++)
 		metrics_histogram(out, (enum metric_histogram)i);
 
@@ -203,5 +244,6 @@ char *metrics_render(struct admin *admin, size_t *length)
 	}
 done:
 	free(snapshot.channels);
+	free(snapshot.consumers);
 	return page;
 }

@@ -14,7 +14,7 @@
 
 struct metric_histogram_shard {
 	_Atomic uint64_t buckets[METRIC_BUCKETS + 1];
-	_Atomic uint64_t sum_ns;
+	_Atomic uint64_t sum;
 };
 
 struct metric_shard {
@@ -26,7 +26,7 @@ static struct metric_shard metric_shards[METRIC_SHARDS];
 
 const struct metric_row metric_rows[METRIC_COUNT] = {
 #define COUNTER(id, family, label, value, help) {family, label, value, help},
-#define HISTOGRAM(id, family, help)
+#define HISTOGRAM(id, family, unit, help)
 #include "base/metrics.tbl"
 #undef COUNTER
 #undef HISTOGRAM
@@ -34,19 +34,36 @@ const struct metric_row metric_rows[METRIC_COUNT] = {
 
 const struct metric_row metric_histogram_rows[HISTOGRAM_COUNT] = {
 #define COUNTER(id, family, label, value, help)
-#define HISTOGRAM(id, family, help) {family, NULL, NULL, help},
+#define HISTOGRAM(id, family, unit, help) {family, NULL, NULL, help},
 #include "base/metrics.tbl"
 #undef COUNTER
 #undef HISTOGRAM
 };
 
-#define METRIC_US INT64_C(1000)
+const enum metric_unit metric_histogram_units[HISTOGRAM_COUNT] = {
+#define COUNTER(id, family, label, value, help)
+#define HISTOGRAM(id, family, unit, help) METRIC_UNIT_##unit,
+#include "base/metrics.tbl"
+#undef COUNTER
+#undef HISTOGRAM
+};
 
-const int64_t metric_bucket_ns[METRIC_BUCKETS] = {
-	10 * METRIC_US,	 20 * METRIC_US, 50 * METRIC_US,  100 * METRIC_US, 200 * METRIC_US,
-	500 * METRIC_US, 1 * NS_PER_MS,	 2 * NS_PER_MS,	  5 * NS_PER_MS,   10 * NS_PER_MS,
-	20 * NS_PER_MS,	 50 * NS_PER_MS, 100 * NS_PER_MS, 200 * NS_PER_MS, 500 * NS_PER_MS,
-	1 * NS_PER_S,	 2 * NS_PER_S,	 5 * NS_PER_S,	  10 * NS_PER_S,
+/* clang-format off */
+#define METRIC_BOUNDS(unit)                                                                        \
+	{                                                                                          \
+		INT64_C(1) * (unit), INT64_C(2) * (unit), INT64_C(5) * (unit),                     \
+		INT64_C(10) * (unit), INT64_C(20) * (unit), INT64_C(50) * (unit),                  \
+		INT64_C(100) * (unit), INT64_C(200) * (unit), INT64_C(500) * (unit),               \
+		INT64_C(1000) * (unit), INT64_C(2000) * (unit), INT64_C(5000) * (unit),            \
+		INT64_C(10000) * (unit), INT64_C(20000) * (unit), INT64_C(50000) * (unit),         \
+		INT64_C(100000) * (unit), INT64_C(200000) * (unit), INT64_C(500000) * (unit),      \
+		INT64_C(1000000) * (unit),                                                         \
+	}
+/* clang-format on */
+
+const int64_t metric_bounds[METRIC_UNIT_COUNT][METRIC_BUCKETS] = {
+	[METRIC_UNIT_SECONDS] = METRIC_BOUNDS(10 * 1000), /* in 10 us */
+	[METRIC_UNIT_NUMBER] = METRIC_BOUNDS(1),
 };
 
 static struct metric_shard *metric_own_shard(void)
@@ -80,17 +97,18 @@ uint64_t metric_read(enum metric metric)
 	return sum;
 }
 
-void metric_observe(enum metric_histogram histogram, int64_t duration_ns, uint64_t count)
+void metric_observe(enum metric_histogram histogram, int64_t value, uint64_t count)
 {
 	struct metric_histogram_shard *shard = &metric_own_shard()->histograms[histogram];
+	const int64_t *bounds = metric_bounds[metric_histogram_units[histogram]];
 	size_t bucket = 0;
 
-	if (duration_ns < 0)
-		duration_ns = 0;
-	while (bucket < METRIC_BUCKETS && duration_ns > metric_bucket_ns[bucket])
+	if (value < 0)
+		value = 0;
+	while (bucket < METRIC_BUCKETS && value > bounds[bucket])
 		bucket++;
 	metric_count(&shard->buckets[bucket], count);
-	metric_count(&shard->sum_ns, (uint64_t)duration_ns * count);
+	metric_count(&shard->sum, (uint64_t)value * count);
 }
 
 void metric_read_histogram(enum metric_histogram histogram, struct metric_histogram_value *value)
@@ -109,6 +127,6 @@ void metric_read_histogram(enum metric_histogram histogram, struct metric_histog
 			/* From the buckets, so that the count always agrees with them. */
 			value->count += observed;
 		}
-		value->sum_ns += metric_load(&shard->sum_ns);
+		value->sum += metric_load(&shard->sum);
 	}
 }

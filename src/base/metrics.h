@@ -10,7 +10,7 @@
 
 enum metric {
 #define COUNTER(id, family, label, value, help) METRIC_##id,
-#define HISTOGRAM(id, family, help)
+#define HISTOGRAM(id, family, unit, help)
 #include "base/metrics.tbl"
 #undef COUNTER
 #undef HISTOGRAM
@@ -19,7 +19,7 @@ enum metric {
 
 enum metric_histogram {
 #define COUNTER(id, family, label, value, help)
-#define HISTOGRAM(id, family, help) HISTOGRAM_##id,
+#define HISTOGRAM(id, family, unit, help) HISTOGRAM_##id,
 #include "base/metrics.tbl"
 #undef COUNTER
 #undef HISTOGRAM
@@ -37,17 +37,22 @@ extern const struct metric_row metric_histogram_rows[HISTOGRAM_COUNT];
 void metric_add(enum metric metric, uint64_t amount);
 uint64_t metric_read(enum metric metric);
 
-/* Upper bounds of the buckets, in nanoseconds, rising: 10 us to 10 s; one more bucket is +Inf. */
-#define METRIC_BUCKETS 19
-extern const int64_t metric_bucket_ns[METRIC_BUCKETS];
+/* What a histogram counts: time, in nanoseconds here and in seconds outside, or a number. */
+enum metric_unit { METRIC_UNIT_SECONDS, METRIC_UNIT_NUMBER, METRIC_UNIT_COUNT };
+extern const enum metric_unit metric_histogram_units[HISTOGRAM_COUNT];
 
-/* COUNT observations that took DURATION_NS each. */
-void metric_observe(enum metric_histogram histogram, int64_t duration_ns, uint64_t count);
+/* Upper bounds of the buckets, rising: 10 us to 10 s, or 1 to a million; one more bucket is +Inf.
+ */
+#define METRIC_BUCKETS 19
+extern const int64_t metric_bounds[METRIC_UNIT_COUNT][METRIC_BUCKETS];
+
+/* COUNT observations of VALUE each, nanoseconds or a number. */
+void metric_observe(enum metric_histogram histogram, int64_t value, uint64_t count);
 
 struct metric_histogram_value {
 	uint64_t buckets[METRIC_BUCKETS + 1]; /* not cumulative */
 	uint64_t count;
-	uint64_t sum_ns;
+	uint64_t sum;
 };
 void metric_read_histogram(enum metric_histogram histogram, struct metric_histogram_value *value);
 

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "broker/journal.h"
 
 /* --- settings ------------------------------------------------------------------------------ */
 
@@ -56,19 +58,45 @@ bool broker_configure(struct broker *broker, const struct broker_settings *setti
 	mutex_unlock(&broker->lock);
 	names_free(&old_queues, old_queue_count);
 	names_free(&old_channels, old_channel_count);
+	if (broker->committer != NULL)
+		committer_configure(broker->committer, settings);
 	return true;
 }
 
+/* Reads what the store has of each durable channel, and starts the committer. */
+static bool broker_open_journals(struct broker *broker, const char **error)
+{
+	struct channel_set *set = atomic_load_explicit(&broker->channels, memory_order_acquire);
+	struct store *store = broker->committer->store;
+	enum store_result result = store->ops->begin(store);
+
+	for (size_t i = 0; i < set->count && result == STORE_OK; i++)
+		if (set->channels[i]->journal != NULL)
+			result = journal_load(set->channels[i]->journal, broker->committer);
+	if (result == STORE_OK)
+		result = store->ops->commit(store);
+	if (result != STORE_OK) {
+		store->ops->rollback(store);
+		*error = result == STORE_MEMORY ? "out of memory for the durable channels, or the "
+						  "store is damaged: "
+						  "check it with liminald -C"
+						: "the store cannot be read or written";
+		return false;
+	}
+	*error = "cannot start the committer";
+	return committer_start(broker->committer);
+}
+
 struct broker *broker_new(const struct broker_settings *settings, uint64_t boot_ms,
-			  const char **error)
+			  struct store *store, const char **error)
 {
 	struct broker *broker = calloc(1, sizeof(*broker));
 
 	*error = "out of memory for the broker";
 	if (broker == NULL)
 		return NULL;
-	broker->boot_ms = boot_ms;
-	atomic_init(&broker->next_message, 1);
+	broker->boot_ms = store == NULL ? boot_ms : store->created_ms;
+	atomic_init(&broker->next_message, store == NULL ? 1 : store->next_id);
 	atomic_init(&broker->next_subscription, 1);
 	mutex_init(&broker->lock, LOCK_EXCHANGE);
 	cond_init(&broker->wake);
@@ -80,16 +108,26 @@ struct broker *broker_new(const struct broker_settings *settings, uint64_t boot_
 	broker->anew_ns = INT64_MIN;
 	broker->next_correlation = 1;
 	broker->next_use = 1;
+	if (store != NULL) {
+		broker->committer = committer_new(broker, store);
+		if (broker->committer == NULL)
+			goto failed;
+	}
 	if (!channels_init(broker, settings) || !broker_configure(broker, settings))
 		goto failed;
 	if (!deadline_thread_start(broker)) {
 		*error = "cannot start the deadline thread";
 		goto failed;
 	}
+	if (store != NULL && !broker_open_journals(broker, error)) {
+		deadline_thread_stop(broker);
+		goto failed;
+	}
 	*error = NULL;
 	return broker;
 failed:
 	channels_free(broker);
+	committer_free(&broker->committer);
 	names_free(&broker->worker_queues, broker->worker_queue_count);
 	names_free(&broker->unanswered_channels, broker->unanswered_channel_count);
 	cond_destroy(&broker->wake);
@@ -103,6 +141,22 @@ void broker_set_control(struct broker *broker, const struct broker_control *cont
 	broker->control = *control;
 }
 
+/* A clean stop gives back the ids that were reserved and not used. */
+static void broker_close_store(struct broker *broker)
+{
+	struct store *store;
+
+	if (broker->committer == NULL)
+		return;
+	store = broker->committer->store;
+	if (!atomic_load(&broker->committer->down) &&
+	    store->ops->ids_put(store, atomic_load(&broker->next_message)) != STORE_OK)
+		log_event(LOG_LEVEL_WARNING, "message ids cannot be given back",
+			  LOG_STR("text", "the next start leaves a gap"));
+	store_close(&store);
+	committer_free(&broker->committer);
+}
+
 void broker_free(struct broker **pointer)
 {
 	struct broker *broker = *pointer;
@@ -110,6 +164,8 @@ void broker_free(struct broker **pointer)
 	if (broker == NULL)
 		return;
 	*pointer = NULL;
+	if (broker->committer != NULL)
+		committer_stop(broker->committer);
 	deadline_thread_stop(broker);
 	ASSERT(broker->clients.count == 0);
 	ASSERT(broker->correlations.count == 0);
@@ -119,6 +175,7 @@ void broker_free(struct broker **pointer)
 	hash_destroy(&broker->queues);
 	hash_destroy(&broker->correlations);
 	channels_free(broker);
+	broker_close_store(broker);
 	names_free(&broker->worker_queues, broker->worker_queue_count);
 	names_free(&broker->unanswered_channels, broker->unanswered_channel_count);
 	cond_destroy(&broker->wake);
@@ -143,7 +200,13 @@ struct client *broker_client_new(struct broker *broker, struct sink *sink, uint6
 	client->control = control;
 	client->limits = *limits;
 	atomic_init(&client->live_subscriptions, 0);
+	atomic_init(&client->outstanding, 0);
+	atomic_init(&client->takes_nothing, false);
 	hash_init(&client->subscriptions);
+	hash_init(&client->durable_streams);
+	list_init(&client->attachments);
+	list_init(&client->in_waiters);
+	cond_init(&client->share);
 	hash_init(&client->conversations);
 	cond_init(&client->quiet);
 	list_init(&client->requests);
@@ -155,6 +218,7 @@ struct client *broker_client_new(struct broker *broker, struct sink *sink, uint6
 	mutex_unlock(&broker->lock);
 	if (!inserted) {
 		cond_destroy(&client->quiet);
+		cond_destroy(&client->share);
 		free(client);
 		return NULL;
 	}
@@ -177,7 +241,10 @@ void broker_client_free(struct client **pointer)
 	ASSERT(list_empty(&client->requests) && list_empty(&client->pushes) &&
 	       list_empty(&client->turns));
 	ASSERT(!deadline_queued(&client->settle));
+	ASSERT(list_empty(&client->attachments) && client->commit_count == 0);
 	hash_destroy(&client->subscriptions);
+	hash_destroy(&client->durable_streams);
+	cond_destroy(&client->share);
 	hash_destroy(&client->conversations);
 	cond_destroy(&client->quiet);
 	client->magic = 0;
@@ -217,6 +284,7 @@ void broker_client_interrupt(struct client *client)
 	client->interrupted = true;
 	cond_broadcast(&client->quiet);
 	mutex_unlock(&client->broker->lock);
+	committer_interrupt(client);
 }
 
 /* --- what others may know ------------------------------------------------------------------ */
@@ -225,6 +293,7 @@ void broker_client_state(struct client *client, struct broker_client_state *stat
 {
 	*state = (struct broker_client_state){
 		.subscriptions = atomic_load(&client->live_subscriptions),
+		.outstanding_deliveries = atomic_load(&client->outstanding),
 	};
 	mutex_lock(&client->broker->lock);
 	state->conversations = client->conversations.count;
@@ -270,4 +339,6 @@ void broker_totals(struct broker *broker, struct broker_totals *totals)
 	totals->workers = broker->registration_count;
 	totals->conversations = broker->conversation_count;
 	mutex_unlock(&broker->lock);
+	if (broker->committer != NULL)
+		committer_totals(broker->committer, totals);
 }

@@ -16,8 +16,11 @@
 #include "broker/broker.h"
 #include "broker/dedup.h"
 
-struct worker_queue;
+struct attachment;
+struct committer;
+struct journal;
 struct registration;
+struct worker_queue;
 
 #define CHANNEL_MAGIC 0x4c43484eu
 #define CLIENT_MAGIC 0x4c434c49u
@@ -29,7 +32,8 @@ struct channel {
 	char *name;
 	size_t name_length;
 	uint8_t schema_id[32];
-	atomic_bool unanswered; /* listed in unanswered_channels */
+	atomic_bool unanswered;	 /* listed in unanswered_channels */
+	struct journal *journal; /* NULL: not durable */
 	struct mutex lock;
 
 	/* CHANNEL */
@@ -60,8 +64,10 @@ struct subscription {
 	bool never_shed; /* max_in_flight 1 */
 	struct client *client;
 	struct channel *channel;
+	struct attachment *attachment; /* a durable one's; NULL: it is plain */
+	struct hash_node by_stream;    /* durable: in client->durable_streams */
 
-	/* CHANNEL */
+	/* CHANNEL; not of durable ones */
 	struct list in_channel; /* linked to itself once the subscription has ended */
 	uint64_t sequence;	/* of the next message */
 };
@@ -74,9 +80,12 @@ struct client {
 	bool control;
 	struct broker_client_limits limits;
 	atomic_size_t live_subscriptions; /* changed under the channel's lock, read anywhere */
+	atomic_size_t outstanding;	  /* deliveries of durable subscriptions */
+	atomic_bool takes_nothing;	  /* half-closed, and its last answer is in the outbox */
 
 	/* its own thread only */
-	struct hash subscriptions; /* by id; may hold some that were shed */
+	struct hash subscriptions;   /* by id; may hold some that were shed */
+	struct hash durable_streams; /* durable subscriptions, by stream */
 	bool ever_registered;
 
 	/* EXCHANGE */
@@ -91,6 +100,17 @@ struct client {
 	uint64_t waiting_count;	  /* requests not pushed yet, one-way ones included */
 	uint64_t waiting_one_way;
 	uint64_t waiting_bytes;
+
+	/* COMMIT */
+	struct list attachments; /* its live durable subscriptions */
+	struct list in_waiters;	 /* it waits for room at the committer */
+	struct cond share;	 /* granted, interrupted, or nothing of it is with the committer */
+	uint64_t commit_count;	 /* items, and confirmations that are owed */
+	uint64_t commit_bytes;	 /* of its items */
+	uint64_t commit_wanted;	 /* while it waits */
+	bool commit_granted;	 /* its next frame is taken whatever its size */
+	bool commit_interrupted; /* it waits for no room any more */
+	bool ends_after_answers;
 
 	/* EXCHANGE: as the one that is pushed to */
 	bool no_pushes; /* half-closed or closing: cannot answer any more, and gets none */
@@ -206,6 +226,7 @@ struct broker {
 	_Atomic(struct channel_set *) channels;
 	atomic_uint_fast64_t next_message, next_subscription;
 	uint64_t boot_ms;
+	struct committer *committer; /* NULL: there is no store */
 	struct broker_control control;
 	struct mutex channels_lock; /* CHANNELS: one reload at a time */
 
@@ -220,6 +241,7 @@ struct broker {
 	uint64_t conversation_count, pending_reply_count, pushed_count, waiting_count;
 	uint64_t registration_count;
 	struct deadlines request_deadlines, settle_deadlines;
+	struct deadlines journal_alarms; /* of journals */
 	struct list waking; /* queues that have requests to be resolved anew, each in its turn */
 	int64_t anew_ns;    /* none of them before */
 	struct cond wake;   /* of the deadline thread */
@@ -232,6 +254,11 @@ struct broker {
 bool channels_init(struct broker *broker, const struct broker_settings *settings);
 bool channels_configure(struct broker *broker, const struct broker_settings *settings);
 void channels_free(struct broker *broker);
+/* Delivers a run, whose ids are set, to the subscriptions of CLIENT, or to all others'. */
+void channel_deliver_locked(struct channel *channel, const struct client *client, bool own,
+			    struct message *run, size_t count, struct flush_set *set);
+/* Frees subscriptions that have ended without the client's doing; its own thread. */
+void client_prune_subscriptions(struct client *client);
 
 /* deadlines.c */
 /* The nearest deadline may have come nearer. */

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "broker/journal.h"
 
 /* --- the set of channels ------------------------------------------------------------------- */
 
@@ -28,6 +29,7 @@ static void channel_free(struct channel **channel)
 	if (*channel == NULL)
 		return;
 	ASSERT((*channel)->subscription_count == 0);
+	journal_free(&(*channel)->journal);
 	dedup_free(&(*channel)->dedup);
 	mutex_destroy(&(*channel)->lock);
 	free((*channel)->name);
@@ -55,16 +57,23 @@ static struct channel *channel_new(struct broker *broker,
 	mutex_init(&channel->lock, LOCK_CHANNEL);
 	list_init(&channel->subscriptions);
 	dedup_init(&channel->dedup, settings->dedup_window_ms, settings->dedup_max_keys);
+	if (settings->durable) {
+		channel->journal = journal_new(channel);
+		if (channel->journal == NULL)
+			channel_free(&channel);
+	}
 	return channel;
 }
 
 static void channel_configure(struct channel *channel,
-			      const struct broker_channel_settings *settings)
+			      const struct broker_channel_settings *settings, uint64_t cache_bytes)
 {
 	mutex_lock(&channel->lock);
 	channel->drop = settings->drop;
 	dedup_configure(&channel->dedup, settings->dedup_window_ms, settings->dedup_max_keys,
 			clock_mono_ns());
+	if (channel->journal != NULL)
+		journal_configure(channel->journal, settings, cache_bytes);
 	mutex_unlock(&channel->lock);
 }
 
@@ -106,6 +115,25 @@ static struct channel_set *channel_set_new(struct channel_set *previous, size_t 
 	return set;
 }
 
+/* Where each durable channel's dead letters go. */
+static void channels_link_dead_letters(const struct channel_set *set,
+				       const struct broker_settings *settings)
+{
+	for (size_t i = 0; i < settings->channel_count; i++) {
+		const struct broker_channel_settings *wanted = &settings->channels[i];
+		struct channel *channel = *channel_set_slot(set, span_of(wanted->name));
+		struct channel *dead = NULL;
+
+		if (channel == NULL || channel->journal == NULL)
+			continue;
+		if (wanted->stored.dead_letter != NULL)
+			dead = *channel_set_slot(set, span_of(wanted->stored.dead_letter));
+		mutex_lock(&channel->lock);
+		channel->journal->dead_letter = dead == NULL ? NULL : dead->journal;
+		mutex_unlock(&channel->lock);
+	}
+}
+
 static bool channels_apply(struct broker *broker, const struct broker_settings *settings)
 {
 	struct channel_set *old = atomic_load_explicit(&broker->channels, memory_order_acquire);
@@ -124,9 +152,10 @@ static bool channels_apply(struct broker *broker, const struct broker_settings *
 				channel_set_add(set, channel);
 		}
 		if (channel != NULL)
-			channel_configure(channel, wanted);
+			channel_configure(channel, wanted, settings->cache_bytes);
 		complete = channel != NULL;
 	}
+	channels_link_dead_letters(set, settings);
 	for (size_t i = 0; i < set->count; i++)
 		atomic_store_explicit(&set->channels[i]->unanswered,
 				      channel_is_unanswered(settings, set->channels[i]->name),
@@ -228,9 +257,12 @@ static size_t channel_claim_locked(struct channel *channel, struct message *run,
 			accepted++;
 		}
 		message->duplicate = result == DEDUP_KNOWN;
-		message->refused = result == DEDUP_NO_MEMORY;
-		metric_add(METRIC_PUBLISHES_REFUSED_MEMORY, message->refused ? 1 : 0);
-		message->id = message->refused ? 0 : *owner;
+		message->refused = result == DEDUP_NO_MEMORY
+					   ? "the server is out of memory for the "
+					     "idempotency key"
+					   : NULL;
+		metric_add(METRIC_PUBLISHES_REFUSED_MEMORY, message->refused != NULL ? 1 : 0);
+		message->id = message->refused != NULL ? 0 : *owner;
 		channel->dedup_hits += message->duplicate;
 	}
 	return accepted;
@@ -267,7 +299,7 @@ static void publication_sum_up(struct publication *publication)
 		const struct message *message = &publication->run[i];
 
 		publication->envelope_bytes += message->envelope.length;
-		if (message->buf != NULL || message->duplicate || message->refused)
+		if (message->buf != NULL || message->duplicate || message->refused != NULL)
 			publication->plain = false;
 	}
 }
@@ -298,6 +330,8 @@ static void subscription_deliver_locked(struct subscription *subscription,
 		.shared = publication->is_shared ? publication->shared : NULL,
 	};
 
+	if (atomic_load_explicit(&subscription->client->takes_nothing, memory_order_relaxed))
+		return; /* half-closed, and all is said */
 	sink->ops->deliver(sink, &delivery, publication->run, publication->count, publication->set);
 	if (publication->plain && delivery.accepted == publication->count)
 		publication_mark(publication);
@@ -314,6 +348,42 @@ static void subscription_deliver_locked(struct subscription *subscription,
 				"max_outbox_frames",
 				publication->set);
 	}
+}
+
+static void publication_let_go(struct publication *publication)
+{
+	for (size_t i = 0; i < DELIVERY_FORMS; i++)
+		buf_unref(&publication->shared[i]);
+}
+
+/* One run to the subscriptions of CLIENT, or to all others'. */
+static void publication_deliver_locked(struct publication *publication, struct channel *channel,
+				       const struct client *client, bool own)
+{
+	struct list *node, *after;
+
+	LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
+	{
+		struct subscription *subscription =
+			LIST_ENTRY(node, struct subscription, in_channel);
+
+		if ((subscription->client == client) == own)
+			subscription_deliver_locked(subscription, publication, false);
+	}
+}
+
+void channel_deliver_locked(struct channel *channel, const struct client *client, bool own,
+			    struct message *run, size_t count, struct flush_set *set)
+{
+	struct publication publication = {.run = run, .count = count, .quiet = true, .set = set};
+
+	mutex_assert_held(&channel->lock);
+	if (list_empty(&channel->subscriptions))
+		return;
+	publication_sum_up(&publication);
+	publication.is_shared = channel->subscription_count > 1;
+	publication_deliver_locked(&publication, channel, client, own);
+	publication_let_go(&publication);
 }
 
 bool broker_publish(struct client *client, struct channel *channel, struct message *run,
@@ -337,14 +407,7 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 	publication.is_shared = channel->subscription_count > 1;
 	/* Others first: whether they have taken a message is part of the publisher's answer, which
 	 * stands in front of its own deliveries. */
-	LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
-	{
-		struct subscription *subscription =
-			LIST_ENTRY(node, struct subscription, in_channel);
-
-		if (subscription->client != client)
-			subscription_deliver_locked(subscription, &publication, false);
-	}
+	publication_deliver_locked(&publication, channel, client, false);
 	if (atomic_load_explicit(&client->live_subscriptions, memory_order_relaxed) > 0) {
 		LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
 		{
@@ -358,8 +421,7 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 		}
 	}
 	mutex_unlock(&channel->lock);
-	for (size_t i = 0; i < DELIVERY_FORMS; i++)
-		buf_unref(&publication.shared[i]);
+	publication_let_go(&publication);
 	metric_add(METRIC_PUBLISHES, accepted);
 	return answered;
 }
@@ -368,12 +430,30 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 
 static void subscription_free(struct subscription *subscription)
 {
-	hash_remove(&subscription->client->subscriptions, &subscription->by_id);
+	struct client *client = subscription->client;
+
+	hash_remove(&client->subscriptions, &subscription->by_id);
+	if (subscription->attachment != NULL)
+		hash_remove(&client->durable_streams, &subscription->by_stream);
+	attachment_unref(&subscription->attachment);
 	free(subscription);
 }
 
+static bool subscription_is_ended(struct subscription *subscription)
+{
+	bool ended;
+
+	mutex_lock(&subscription->channel->lock);
+	if (subscription->attachment != NULL)
+		ended = subscription->attachment->ended;
+	else
+		ended = list_empty(&subscription->in_channel);
+	mutex_unlock(&subscription->channel->lock);
+	return ended;
+}
+
 /* Frees what was shed since; the walk is paid for by the subscriptions that were made. */
-static void client_prune_subscriptions(struct client *client)
+void client_prune_subscriptions(struct client *client)
 {
 	if (client->subscriptions.count ==
 	    atomic_load_explicit(&client->live_subscriptions, memory_order_relaxed))
@@ -384,13 +464,9 @@ static void client_prune_subscriptions(struct client *client)
 		while (node != NULL) {
 			struct subscription *subscription =
 				CONTAINER_OF(node, struct subscription, by_id);
-			bool ended;
 
 			node = node->next;
-			mutex_lock(&subscription->channel->lock);
-			ended = list_empty(&subscription->in_channel);
-			mutex_unlock(&subscription->channel->lock);
-			if (ended)
+			if (subscription_is_ended(subscription))
 				subscription_free(subscription);
 		}
 	}
@@ -434,9 +510,13 @@ static void subscription_end(struct subscription *subscription)
 {
 	struct channel *channel = subscription->channel;
 
-	mutex_lock(&channel->lock);
-	subscription_end_locked(subscription);
-	mutex_unlock(&channel->lock);
+	if (subscription->attachment != NULL) {
+		subscription_end_durable(subscription);
+	} else {
+		mutex_lock(&channel->lock);
+		subscription_end_locked(subscription);
+		mutex_unlock(&channel->lock);
+	}
 	subscription_free(subscription);
 }
 
@@ -486,6 +566,8 @@ bool broker_channel_states(struct broker *broker, struct broker_channel_state **
 		state->drops = channel->drops;
 		state->dedup_keys = dedup_count(&channel->dedup, now_ns);
 		state->dedup_hits = channel->dedup_hits;
+		if (channel->journal != NULL)
+			journal_state_locked(channel->journal, state);
 		mutex_unlock(&channel->lock);
 	}
 	*count = set->count;

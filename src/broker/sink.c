@@ -38,16 +38,24 @@ bool flush_set_add(struct flush_set *set, struct sink *sink)
 	return true;
 }
 
-void flush_set_run(struct flush_set *set)
+void flush_set_run_some(struct flush_set *set, size_t max)
 {
 	lock_assert_none_held();
 	for (size_t i = 0; i < set->count; i++) {
 		struct sink *sink = set->sinks[i];
 
-		sink->ops->flush(sink, set);
+		if (i < max)
+			sink->ops->flush(sink, set);
+		else
+			sink->ops->flush_elsewhere(sink, set);
 		sink->ops->release(sink);
 	}
 	if (set->sinks != set->inline_sinks)
 		free(set->sinks);
 	flush_set_init(set);
+}
+
+void flush_set_run(struct flush_set *set)
+{
+	flush_set_run_some(set, SIZE_MAX);
 }

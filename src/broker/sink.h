@@ -27,12 +27,35 @@ struct message {
 	struct span key;
 	uint32_t stream; /* of the Publish, for its answer */
 
-	/* Set by channel_publish. */
+	/* Set by broker_publish, or by the commit. */
 	uint64_t id;
-	bool duplicate; /* id is the first one's */
-	bool refused;	/* no memory for its key: nothing was done, id is 0 */
-	bool delivered; /* a live subscription has accepted it; see `plain` */
+	uint64_t sequence;   /* in a durable channel; 0: the channel is not durable */
+	bool duplicate;	     /* id and sequence are the first one's */
+	const char *refused; /* why nothing was done, for its PublishError; NULL: it was accepted */
+	bool delivered;	     /* a live subscription has accepted it; see `plain` */
 };
+
+/* One message on its way to a durable subscription. */
+struct stored {
+	struct span envelope; /* as it is delivered */
+	struct buf *buf;      /* holds it, and may be referenced */
+	uint64_t id, sequence;
+	bool again; /* it was delivered before */
+};
+
+/* A consumer's answer to a delivery, as it stands on the wire. */
+enum answer_kind { ANSWER_ACCEPT, ANSWER_DEFER, ANSWER_REJECT };
+
+struct confirmation {
+	uint32_t stream;
+	enum answer_kind kind;
+	bool working;	     /* flag 0x40 was set */
+	struct span id;	     /* as it was given */
+	const char *refused; /* why it was not done: it goes back as a Reject; NULL: it was done */
+};
+
+/* An answer that a commit decides: its place among those of the connection. The sink's own. */
+struct sink_place;
 
 /*
  * What sinks make of a run once, for all of its subscriptions, in the forms that they need: each
@@ -101,6 +124,42 @@ struct sink_ops {
 	enum sink_result (*push)(struct sink *sink, uint64_t correlation, struct span payload,
 				 struct buf *buf, struct flush_set *set);
 
+	/*
+	 * A place for COUNT answers behind those that are due already; NULL: no memory. 0: the
+	 * publisher is told nothing, but what stands behind waits all the same. Called by the
+	 * client's own thread. Whoever fills it gives it back: it is not to be used after that.
+	 * What stands behind it waits for it, and no longer.
+	 */
+	struct sink_place *(*place)(struct sink *sink, size_t count);
+	void (*fill_publishes)(struct sink *sink, struct sink_place *place,
+			       const struct message *run, size_t count, struct flush_set *set);
+	/* REFUSED: the text of a SubscribeError; NULL: subscribed. */
+	void (*fill_subscribe)(struct sink *sink, struct sink_place *place, uint32_t stream,
+			       uint64_t subscription, const uint8_t *schema_id, const char *refused,
+			       struct flush_set *set);
+
+	/*
+	 * Queues messages of a durable subscription, in order, as long as there is room for more of
+	 * that kind (less than for other frames, so that a replay does not crowd them out; one
+	 * always has room in an empty queue). How many that were. If not all: broker_client_room is
+	 * called, once, when there is room again. A dead sink takes none; broker_client_room is
+	 * called when it dies, too, if it was ever offered one.
+	 */
+	size_t (*deliver_stored)(struct sink *sink, uint32_t stream, uint64_t boot,
+				 const struct stored *messages, size_t count,
+				 struct flush_set *set);
+
+	/* The end of a subscription that was not asked for; always fits. */
+	void (*unsubscribed)(struct sink *sink, uint32_t stream, const char *text,
+			     struct flush_set *set);
+
+	/* A confirmation that has to wait will come: it counts as a place from now on, and so does
+	 * its id. */
+	void (*owe_confirmation)(struct sink *sink, size_t id_length);
+	/* OWED: it was announced so, with an id of that length, and counts no more. Always fits. */
+	void (*confirm)(struct sink *sink, const struct confirmation *confirmation, bool owed,
+			struct flush_set *set);
+
 	/* OFFER: as it is after the socket has been offered what is queued, without blocking. */
 	void (*load)(struct sink *sink, bool offer, struct sink_load *load);
 
@@ -109,6 +168,8 @@ struct sink_ops {
 	void (*release)(struct sink *sink);
 	void (*flush)(struct sink *sink, struct flush_set *set);
 	void (*flush_later)(struct sink *sink);
+	/* Instead of `flush`: has another thread do it. Without locks. */
+	void (*flush_elsewhere)(struct sink *sink, struct flush_set *set);
 };
 
 struct sink {
@@ -134,5 +195,8 @@ bool flush_set_add(struct flush_set *set, struct sink *sink);
 
 /* Flushes and lets go of each sink; the set is empty, and usable, afterwards. Holds no lock. */
 void flush_set_run(struct flush_set *set);
+
+/* The same, but all beyond MAX are handed to another thread. */
+void flush_set_run_some(struct flush_set *set, size_t max);
 
 #endif

@@ -78,6 +78,7 @@ enum option_section {
 	SECTION_AUTH,
 	SECTION_LIMITS,
 	SECTION_CONVERSATIONS,
+	SECTION_STORE,
 	SECTION_CHANNEL,
 	SECTION_COUNT
 };
@@ -126,6 +127,9 @@ extern const struct option options[OPTION_COUNT];
 
 bool option_is_list(const struct option *option);
 
+/* A key that only a durable channel may set. */
+bool option_is_durable(const struct option *option);
+
 /* NULL when the section has no such key. */
 const struct option *option_find(enum option_section section, const char *key);
 
@@ -161,6 +165,10 @@ void options_clear(bool channel, void *owner);
 struct configuration_channel *configuration_add_channel(struct configuration *configuration,
 							const char *name);
 struct configuration *configuration_new(void);
+
+/* Takes the channel out, and frees what it holds. */
+void configuration_remove_channel(struct configuration *configuration,
+				  struct configuration_channel *channel);
 
 /* --- load.c: the loader ----------------------------------------------------------------------- */
 

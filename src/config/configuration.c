@@ -83,6 +83,32 @@ struct configuration_channel *configuration_add_channel(struct configuration *co
 	return channel;
 }
 
+struct configuration_channel *configuration_find_channel(const struct configuration *configuration,
+							 const char *name)
+{
+	for (size_t i = 0; i < configuration->channel_count; i++)
+		if (strcmp(configuration->channels[i].name, name) == 0)
+			return &configuration->channels[i];
+	return NULL;
+}
+
+static void configuration_free_channel(struct configuration_channel *channel)
+{
+	options_clear(true, channel);
+	free(channel->name);
+}
+
+void configuration_remove_channel(struct configuration *configuration,
+				  struct configuration_channel *channel)
+{
+	size_t index = (size_t)(channel - configuration->channels);
+
+	ASSERT(index < configuration->channel_count);
+	configuration_free_channel(channel);
+	configuration->channel_count--;
+	memmove(channel, channel + 1, (configuration->channel_count - index) * sizeof(*channel));
+}
+
 struct configuration *configuration_ref(struct configuration *configuration)
 {
 	unsigned before =
@@ -105,10 +131,8 @@ void configuration_unref(struct configuration **configuration)
 	if (before > 1)
 		return;
 	options_clear(false, dropped);
-	for (size_t i = 0; i < dropped->channel_count; i++) {
-		options_clear(true, &dropped->channels[i]);
-		free(dropped->channels[i].name);
-	}
+	for (size_t i = 0; i < dropped->channel_count; i++)
+		configuration_free_channel(&dropped->channels[i]);
 	free(dropped->channels);
 	free(dropped);
 }

@@ -17,6 +17,7 @@
 
 enum no_worker { NO_WORKER_ECHO, NO_WORKER_ERROR, NO_WORKER_WAIT };
 enum slow_consumer { SLOW_CONSUMER_SHED, SLOW_CONSUMER_DROP };
+enum when_full { WHEN_FULL_REFUSE, WHEN_FULL_DISCARD };
 
 struct string_list {
 	char **items;
@@ -61,6 +62,11 @@ struct configuration_conversations {
 	struct string_list unanswered_channels;
 };
 
+struct configuration_store {
+	uint64_t max_commit_bytes, max_commit_bytes_per_connection;
+	uint64_t cache_bytes; /* per durable channel */
+};
+
 struct configuration_channel {
 	char *name;
 	bool durable;
@@ -69,6 +75,17 @@ struct configuration_channel {
 	uint64_t dedup_max_keys;
 	char *schema; /* path, NULL: none */
 	uint8_t schema_id[32];
+
+	/* Of durable channels; the defaults in others. */
+	int64_t max_age_ms;		  /* 0: no bound */
+	uint64_t max_messages, max_bytes; /* 0: no bound */
+	enum when_full when_full;
+	int64_t ack_wait_ms, redelivery_delay_ms, redelivery_delay_max_ms;
+	uint64_t max_attempts; /* 0: no bound */
+	char *dead_letter;     /* another durable channel, NULL: none */
+	bool ordered;
+	uint64_t max_deferred, max_consumers;
+	int64_t consumer_expiry_ms; /* 0: never */
 };
 
 struct configuration {
@@ -77,6 +94,7 @@ struct configuration {
 	struct configuration_auth auth;
 	struct configuration_limits limits;
 	struct configuration_conversations conversations;
+	struct configuration_store store;
 	struct configuration_channel *channels;
 	size_t channel_count;
 };
@@ -110,7 +128,8 @@ struct configuration *configuration_load_stream(FILE *in, const char *name,
 struct configuration *configuration_ref(struct configuration *configuration);
 void configuration_unref(struct configuration **configuration);
 
-/* Writes the effective configuration as a valid file; tokens are left out. */
+/* Writes the effective configuration as a valid file; tokens are left out, and what a channel that
+ * is not durable may not set. */
 void configuration_print(const struct configuration *configuration, FILE *out);
 
 /* Writes the sample file: every option, commented out, with its help and its default. */
@@ -123,10 +142,15 @@ uint64_t configuration_worst_case_memory(const struct configuration *configurati
  * What a reload would not apply: for each difference between OLD and NEW that needs a restart, a
  * line such as "listen in [server] has changed" or "[channel c] is gone" comes into NEEDS_RESTART,
  * whose old contents are not looked at, and NEW is given OLD's value. Channels of OLD that NEW
- * lacks are kept likewise. False when memory is missing: NEW is of no use then.
+ * lacks are kept likewise, and those of NEW that cannot be durable yet are left out. False when
+ * memory is missing: NEW is of no use then.
  */
 bool configuration_keep_fixed(struct configuration *new, const struct configuration *old,
 			      struct string_list *needs_restart);
+
+/* NULL when no channel has that name. */
+struct configuration_channel *configuration_find_channel(const struct configuration *configuration,
+							 const char *name);
 
 bool string_list_add(struct string_list *list, const char *text);
 void string_list_free(struct string_list *list);

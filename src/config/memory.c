@@ -6,12 +6,16 @@
 /* What the program itself takes: code, HTTP, logs, the allocator's slack. */
 #define MEMORY_BASE (UINT64_C(64) << 20)
 
+/* What the database keeps in memory. */
+#define MEMORY_STORE (UINT64_C(16) << 20)
+
 /* Slots of the control socket, which count nowhere else. */
 #define MEMORY_CONTROL_CONNECTIONS 4
 
 /* Beside the texts that they hold: entries of tables, with what the allocator adds. */
 #define MEMORY_ENTRY 256
-#define MEMORY_NAME 1024 /* the longest subject, idempotency key and error text */
+#define MEMORY_NAME 1024   /* the longest subject, idempotency key and error text */
+#define MEMORY_DEFERRED 64 /* a message of a consumer that waits for its redelivery */
 #define MEMORY_READ_BUFFER (UINT64_C(256) << 10)
 #define MEMORY_REGISTRATION (UINT64_C(192) << 10) /* names, and a hash of each */
 
@@ -51,6 +55,17 @@ static uint64_t memory_of_connection(const struct configuration_limits *limits)
 	return sum;
 }
 
+/* What is stored is not in memory, but for the newest messages and what consumers are about. */
+static uint64_t memory_of_durable(const struct configuration *configuration,
+				  const struct configuration_channel *channel)
+{
+	uint64_t consumer = memory_add(MEMORY_ENTRY + MEMORY_NAME,
+				       memory_multiply(channel->max_deferred, MEMORY_DEFERRED));
+
+	return memory_add(configuration->store.cache_bytes,
+			  memory_multiply(channel->max_consumers, consumer));
+}
+
 uint64_t configuration_worst_case_memory(const struct configuration *configuration)
 {
 	const struct configuration_limits *limits = &configuration->limits;
@@ -58,8 +73,20 @@ uint64_t configuration_worst_case_memory(const struct configuration *configurati
 	uint64_t connections = memory_add(limits->max_connections, MEMORY_CONTROL_CONNECTIONS);
 
 	sum = memory_add(sum, memory_multiply(connections, memory_of_connection(limits)));
-	for (size_t i = 0; i < configuration->channel_count; i++)
-		sum = memory_add(sum, memory_multiply(configuration->channels[i].dedup_max_keys,
-						      MEMORY_ENTRY + MEMORY_NAME));
+	for (size_t i = 0; i < configuration->channel_count; i++) {
+		const struct configuration_channel *channel = &configuration->channels[i];
+
+		if (channel->durable)
+			sum = memory_add(sum, memory_of_durable(configuration, channel));
+		else
+			sum = memory_add(sum, memory_multiply(channel->dedup_max_keys,
+							      MEMORY_ENTRY + MEMORY_NAME));
+	}
+	/* What waits for the disk, one frame beyond its bound, with what the store keeps in memory.
+	 */
+	if (configuration->server.state_dir != NULL) {
+		sum = memory_add(sum, configuration->store.max_commit_bytes);
+		sum = memory_add(sum, memory_add(limits->max_frame_size, MEMORY_STORE));
+	}
 	return sum;
 }

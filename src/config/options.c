@@ -11,6 +11,7 @@
 #define OPTION_OWNER_AUTH struct configuration
 #define OPTION_OWNER_LIMITS struct configuration
 #define OPTION_OWNER_CONVERSATIONS struct configuration
+#define OPTION_OWNER_STORE struct configuration
 #define OPTION_OWNER_CHANNEL struct configuration_channel
 
 #define OPTION_RELOAD_RELOAD true
@@ -54,9 +55,9 @@ const struct option options[OPTION_COUNT] = {
 #undef OPTION
 
 const char *const option_section_names[SECTION_COUNT] = {
-	[SECTION_SERVER] = "server",   [SECTION_AUTH] = "auth",
-	[SECTION_LIMITS] = "limits",   [SECTION_CONVERSATIONS] = "conversations",
-	[SECTION_CHANNEL] = "channel",
+	[SECTION_SERVER] = "server", [SECTION_AUTH] = "auth",
+	[SECTION_LIMITS] = "limits", [SECTION_CONVERSATIONS] = "conversations",
+	[SECTION_STORE] = "store",   [SECTION_CHANNEL] = "channel",
 };
 
 static void *option_member(const struct option *option, void *owner)
@@ -82,6 +83,11 @@ bool option_is_list(const struct option *option)
 {
 	return option->type == TYPE_ADDRESSES || option->type == TYPE_NAMES ||
 	       option->type == TYPE_CHANNEL_NAMES;
+}
+
+bool option_is_durable(const struct option *option)
+{
+	return option >= &options[OPTION_max_age] && option <= &options[OPTION_consumer_expiry];
 }
 
 const struct option *option_find(enum option_section section, const char *key)

@@ -23,7 +23,10 @@ void configuration_print(const struct configuration *configuration, FILE *out)
 		const struct configuration_channel *channel = &configuration->channels[i];
 
 		fprintf(out, "[%s %s]\n", option_section_names[SECTION_CHANNEL], channel->name);
-		print_section(SECTION_CHANNEL, channel, out);
+		for (size_t j = 0; j < OPTION_COUNT; j++)
+			if (options[j].section == SECTION_CHANNEL &&
+			    (channel->durable || !option_is_durable(&options[j])))
+				option_print(&options[j], channel, out);
 		fprintf(out, "\n");
 	}
 }

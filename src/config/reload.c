@@ -23,15 +23,6 @@ static bool reload_keep_options(enum option_section section, const char *where, 
 	return true;
 }
 
-static struct configuration_channel *reload_find_channel(struct configuration *configuration,
-							 const char *name)
-{
-	for (size_t i = 0; i < configuration->channel_count; i++)
-		if (strcmp(configuration->channels[i].name, name) == 0)
-			return &configuration->channels[i];
-	return NULL;
-}
-
 /* A channel that is no longer configured lives on as it was. */
 static bool reload_keep_removed(struct configuration *new, const struct configuration_channel *old,
 				struct string_list *needs_restart)
@@ -69,7 +60,59 @@ static bool reload_keep_channel(struct configuration_channel *new,
 			return false;
 	}
 	memcpy(new->schema_id, old->schema_id, sizeof(new->schema_id));
+	/* What a channel may set follows from what it is. */
+	for (size_t i = 0; new->durable != old->durable &&i < OPTION_COUNT; i++)
+		if (option_is_durable(&options[i]) && !option_copy(&options[i], new, old))
+			return false;
 	return reload_keep_options(SECTION_CHANNEL, where, new, old, needs_restart);
+}
+
+/* Why CHANNEL, which is new, cannot be made now; NULL: it can. */
+static const char *reload_refuse_channel(const struct configuration *new,
+					 const struct configuration_channel *channel)
+{
+	const struct configuration_channel *dead_letter;
+
+	if (!channel->durable)
+		return NULL;
+	if (new->server.state_dir == NULL)
+		return "durable, and the server has no state_dir yet";
+	if (channel->dead_letter == NULL)
+		return NULL;
+	dead_letter = configuration_find_channel(new, channel->dead_letter);
+	return dead_letter != NULL && dead_letter->durable
+		       ? NULL
+		       : "new, and its dead_letter is not a durable channel yet";
+}
+
+/*
+ * The new file is sound by itself, but what was kept of OLD may be in the way of new channels:
+ * these wait for the restart, too, and so do those that name them.
+ */
+static bool reload_leave_out(struct configuration *new, const struct configuration *old,
+			     struct string_list *needs_restart)
+{
+	bool again = true;
+
+	while (again) {
+		again = false;
+		for (size_t i = 0; i < new->channel_count; i++) {
+			struct configuration_channel *channel = &new->channels[i];
+			const char *why = reload_refuse_channel(new, channel);
+			char line[CHANNEL_NAME_MAX + 128];
+			struct text text = TEXT_INIT(line);
+
+			if (why == NULL || configuration_find_channel(old, channel->name) != NULL)
+				continue;
+			text_add(&text, "[channel %s] is %s", channel->name, why);
+			if (!string_list_add(needs_restart, line))
+				return false;
+			configuration_remove_channel(new, channel);
+			again = true;
+			break;
+		}
+	}
+	return true;
 }
 
 bool configuration_keep_fixed(struct configuration *new, const struct configuration *old,
@@ -82,11 +125,11 @@ bool configuration_keep_fixed(struct configuration *new, const struct configurat
 			return false;
 	for (size_t i = 0; i < old->channel_count; i++) {
 		const struct configuration_channel *channel = &old->channels[i];
-		struct configuration_channel *kept = reload_find_channel(new, channel->name);
+		struct configuration_channel *kept = configuration_find_channel(new, channel->name);
 
 		if (kept == NULL ? !reload_keep_removed(new, channel, needs_restart)
 				 : !reload_keep_channel(kept, channel, needs_restart))
 			return false;
 	}
-	return true;
+	return reload_leave_out(new, old, needs_restart);
 }

@@ -1,6 +1,6 @@
 /*
- * What the table cannot say of one value: pairs of options, the files that the configuration names,
- * what is not part of this version, and what is legal but unwise.
+ * What the table cannot say of one value: pairs of options, the channels and the files that the
+ * configuration names, and what is legal but unwise.
  */
 #include "config/config_priv.h"
 
@@ -143,6 +143,86 @@ static void validate_token(struct loader *loader)
 			    "every user of this machine can read the token in this file");
 }
 
+/* --- durable channels ---------------------------------------------------------------------- */
+
+/* Whether following dead_letter from CHANNEL leads back to it. */
+static bool validate_is_cycle(const struct configuration *configuration,
+			      const struct configuration_channel *channel)
+{
+	const struct configuration_channel *at = channel;
+
+	for (size_t i = 0; i < configuration->channel_count; i++) {
+		at = at->dead_letter == NULL
+			     ? NULL
+			     : configuration_find_channel(configuration, at->dead_letter);
+		if (at == channel)
+			return true;
+		/* A cycle has one error, at the line that closes it. */
+		if (at == NULL || at > channel)
+			return false;
+	}
+	return false;
+}
+
+static void validate_dead_letter(struct loader *loader, const struct configuration_channel *channel,
+				 unsigned long line)
+{
+	const struct configuration *configuration = loader->configuration;
+	const struct configuration_channel *target =
+		configuration_find_channel(configuration, channel->dead_letter);
+	char message[1024];
+	struct text text = TEXT_INIT(message);
+
+	text_add(&text, "dead_letter ");
+	value_quote(&text, channel->dead_letter);
+	if (target == channel) {
+		text_add(&text, " is this channel itself; name another durable channel");
+	} else if (target == NULL) {
+		struct nearest nearest = {.word = channel->dead_letter};
+
+		for (size_t i = 0; i < configuration->channel_count; i++)
+			if (configuration->channels[i].durable &&
+			    &configuration->channels[i] != channel)
+				nearest_consider(&nearest, configuration->channels[i].name);
+		text_add(&text, " is not configured; add [channel ");
+		text_add_name(&text, span_of(channel->dead_letter));
+		text_add(&text, "] with durable = yes");
+		nearest_add(&nearest, &text);
+	} else if (!target->durable) {
+		text_add(&text, " is not durable; set durable = yes in [channel ");
+		text_add_name(&text, span_of(target->name));
+		text_add(&text, "]");
+	} else if (validate_is_cycle(configuration, channel)) {
+		text_add(&text, " leads back to this channel; end the circle with a channel "
+				"that has no dead_letter");
+	} else {
+		return;
+	}
+	loader_error(loader, line, "%s", message);
+}
+
+static void validate_durable(struct loader *loader, const struct configuration_channel *channel,
+			     const struct lines *lines)
+{
+	bool state_dir = loader->lines.option[OPTION_state_dir] != 0 ||
+			 loader->override[OPTION_state_dir] != NULL;
+
+	if (lines == NULL)
+		return;
+	if (channel->durable && !state_dir)
+		loader_error(loader, lines->option[OPTION_durable],
+			     "durable = yes needs state_dir in [server], the folder in which "
+			     "messages are kept");
+	for (size_t i = 0; !channel->durable && i < OPTION_COUNT; i++)
+		if (option_is_durable(&options[i]) && lines->option[i] != 0)
+			loader_error(loader, lines->option[i],
+				     "%s is for durable channels; set durable = yes here as well, "
+				     "or leave it out",
+				     options[i].key);
+	if (channel->durable && channel->dead_letter != NULL)
+		validate_dead_letter(loader, channel, lines->option[OPTION_dead_letter]);
+}
+
 static void validate_channel(struct loader *loader, struct configuration_channel *channel,
 			     const struct lines *lines)
 {
@@ -152,9 +232,7 @@ static void validate_channel(struct loader *loader, struct configuration_channel
 	size_t length;
 	mode_t mode;
 
-	if (channel->durable)
-		loader_error(loader, lines->option[OPTION_durable],
-			     "durable = yes: durable channels are not part of this version yet");
+	validate_durable(loader, channel, lines);
 	if (channel->schema == NULL)
 		return;
 	document =
@@ -195,6 +273,30 @@ static void validate_warn_open(struct loader *loader)
 	}
 }
 
+static void validate_warn_durable(struct loader *loader)
+{
+	const struct configuration *configuration = loader->configuration;
+	const struct configuration_store *store = &configuration->store;
+
+	if (store->max_commit_bytes_per_connection > store->max_commit_bytes)
+		loader_warn(loader,
+			    validate_later_line(loader, OPTION_max_commit_bytes,
+						OPTION_max_commit_bytes_per_connection),
+			    "max_commit_bytes_per_connection is more than max_commit_bytes: one "
+			    "connection can make all others wait");
+	for (size_t i = 0; loader->channel_lines != NULL && i < configuration->channel_count; i++) {
+		const struct configuration_channel *channel = &configuration->channels[i];
+		const unsigned long *lines = loader->channel_lines[i].option;
+		unsigned long first = lines[OPTION_redelivery_delay];
+		unsigned long longest = lines[OPTION_redelivery_delay_max];
+
+		if (channel->redelivery_delay_max_ms < channel->redelivery_delay_ms)
+			loader_warn(loader, first > longest ? first : longest,
+				    "redelivery_delay_max is less than redelivery_delay: every "
+				    "delay is redelivery_delay_max");
+	}
+}
+
 static void validate_warn(struct loader *loader)
 {
 	const struct configuration_limits *limits = &loader->configuration->limits;
@@ -218,16 +320,13 @@ static void validate_warn(struct loader *loader)
 			validate_later_line(loader, OPTION_reply_timeout, OPTION_reply_timeout_max),
 			"reply_timeout_max is less than reply_timeout: no worker can ask for "
 			"more time");
+	validate_warn_durable(loader);
 }
 
 void validate(struct loader *loader)
 {
 	struct configuration *configuration = loader->configuration;
 
-	if (configuration->server.state_dir != NULL)
-		loader_error(loader, validate_line(loader, OPTION_state_dir),
-			     "%s: durable channels are not part of this version yet",
-			     validate_name(loader, OPTION_state_dir));
 	validate_token(loader);
 	for (size_t i = 0; i < configuration->channel_count; i++)
 		validate_channel(loader, &configuration->channels[i],

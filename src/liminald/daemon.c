@@ -1,6 +1,7 @@
 /*
- * Start: look up what may be missing, bind sockets, open the log and the pid file, drop
- * privileges, and only then serve. Stop: drain, stop the net, then what it used.
+ * Start: look up what may be missing, open the log, the pid file and the store, bind sockets, drop
+ * privileges, and only then serve. Stop: drain, stop the net, then what it used; the store is
+ * closed when nobody is left who could ask for anything.
  *
  * The main thread takes the signals. The end of the server is waited for by a thread of its own,
  * so that a second signal, and a reload, are still heard meanwhile.
@@ -26,6 +27,7 @@
 #include "liminald/settings.h"
 #include "liminald/supervisor.h"
 #include "net/net.h"
+#include "store/store.h"
 
 /* Descriptors beside those of connections. */
 #define SPARE_DESCRIPTORS 256
@@ -41,6 +43,7 @@ struct daemon {
 	struct configuration *configuration;
 	struct process_user user;
 	struct supervisor_sockets sockets;
+	struct store *store; /* until it is the broker's; NULL: none */
 	struct broker *broker;
 	struct net *net;
 	struct admin *admin;
@@ -105,6 +108,49 @@ static bool daemon_open_log(struct daemon *daemon, const struct configuration *c
 	return false;
 }
 
+/* The text of what fails next, which starts with the name of its setting. */
+static struct text *daemon_about(struct daemon *daemon, const char *setting)
+{
+	daemon->error = (struct text)TEXT_INIT(daemon->error_text);
+	text_add(&daemon->error, "%s: ", setting);
+	return &daemon->error;
+}
+
+/*
+ * Root makes the folder and gives it away, and does nothing in it: it is the user's, who could have
+ * put links there.
+ */
+static bool daemon_open_store(struct daemon *daemon)
+{
+	const char *dir = daemon->configuration->server.state_dir;
+	struct text *error;
+	bool opened;
+
+	if (dir == NULL)
+		return true;
+	supervisor_tell("STATUS=opening the store");
+	error = daemon_about(daemon, "state_dir");
+	if (daemon->user.wanted && geteuid() == 0) {
+		int failure;
+
+		if (!process_make_folder(dir, error))
+			return false;
+		failure = store_give(dir, daemon->user.uid, daemon->user.gid);
+		if (failure != 0) {
+			text_add(error, "cannot give '%s' to user '%s': %s", dir, daemon->user.name,
+				 strerror(failure));
+			return false;
+		}
+	}
+	if (!process_borrow_user(&daemon->user, error))
+		return false;
+	opened = store_open_sqlite(dir, &daemon->store, error);
+	process_return_user();
+	if (opened)
+		daemon->error = (struct text)TEXT_INIT(daemon->error_text);
+	return opened;
+}
+
 static bool daemon_make(struct daemon *daemon)
 {
 	struct net_limits limits = settings_of_net(daemon->configuration);
@@ -113,12 +159,13 @@ static bool daemon_make(struct daemon *daemon)
 	int64_t started_ms = clock_wall_ms();
 
 	if (settings_of_broker(daemon->configuration, &settings))
-		daemon->broker = broker_new(&settings, (uint64_t)started_ms, &error);
+		daemon->broker = broker_new(&settings, (uint64_t)started_ms, daemon->store, &error);
 	settings_free(&settings);
 	if (daemon->broker == NULL) {
 		text_add(&daemon->error, "%s", error);
 		return false;
 	}
+	daemon->store = NULL;
 	daemon->net = net_new(daemon->broker, daemon->configuration->limits.max_connections,
 			      &limits, daemon->configuration->auth.token);
 	daemon->admin =
@@ -151,14 +198,6 @@ static bool daemon_adopt_sockets(struct daemon *daemon)
 			return false;
 	}
 	return true;
-}
-
-/* The text of what fails next, which starts with the name of its setting. */
-static struct text *daemon_about(struct daemon *daemon, const char *setting)
-{
-	daemon->error = (struct text)TEXT_INIT(daemon->error_text);
-	text_add(&daemon->error, "%s: ", setting);
-	return &daemon->error;
 }
 
 static bool daemon_bind(struct daemon *daemon)
@@ -222,7 +261,7 @@ static bool daemon_prepare(struct daemon *daemon)
 	}
 	if (pidfile != NULL && !process_write_pidfile(pidfile, &daemon->error))
 		return false;
-	made = daemon_make(daemon);
+	made = daemon_open_store(daemon) && daemon_make(daemon);
 	return made && daemon_bind(daemon) && process_become(&daemon->user, &daemon->error);
 }
 
@@ -256,6 +295,9 @@ static void daemon_say_hello(const struct daemon *daemon)
 		  LOG_STR("configuration",
 			  daemon->file == NULL ? "none found: built-in defaults, channel 'events'"
 					       : daemon->file));
+	if (daemon->configuration->server.state_dir != NULL)
+		log_event(LOG_LEVEL_NOTICE, "store open",
+			  LOG_STR("path", daemon->configuration->server.state_dir));
 	for (size_t i = 0; (address = net_address(daemon->net, i)) != NULL; i++)
 		log_event(LOG_LEVEL_NOTICE, "listening", LOG_STR("address", address));
 	address = admin_http_address(daemon->admin);
@@ -267,9 +309,13 @@ static void daemon_say_hello(const struct daemon *daemon)
 static bool daemon_start(struct daemon *daemon)
 {
 	const struct configuration_server *server = &daemon->configuration->server;
-	const char *const paths[] = {
-		daemon->file == NULL ? DEFAULT_FILE : daemon->file, "/dev/null", "/dev/log", "/tmp",
-		server->log[0] == '/' ? server->log : "/dev/null",  NULL};
+	const char *const paths[] = {daemon->file == NULL ? DEFAULT_FILE : daemon->file,
+				     "/dev/null",
+				     "/dev/log",
+				     "/tmp",
+				     server->log[0] == '/' ? server->log : "/dev/null",
+				     server->state_dir != NULL ? server->state_dir : "/dev/null",
+				     NULL};
 
 	return net_start(daemon->net, &daemon->error) &&
 	       admin_start(daemon->admin, &daemon->error) && process_confine(paths, &daemon->error);
@@ -412,7 +458,7 @@ static void daemon_free(struct daemon *daemon)
 	admin_free(&daemon->admin);
 	net_free(&daemon->net);
 	broker_free(&daemon->broker);
-	process_remove_pidfile();
+	store_close(&daemon->store);
 	configuration_unref(&daemon->configuration);
 }
 
@@ -422,6 +468,7 @@ static int daemon_fail(struct daemon *daemon, int status)
 	if (strcmp(daemon_log_target(daemon, daemon->configuration), "stderr") != 0)
 		log_event(LOG_LEVEL_ERROR, "cannot start", LOG_STR("text", daemon->error_text));
 	daemon_free(daemon);
+	process_remove_pidfile();
 	return status;
 }
 
@@ -460,8 +507,9 @@ int daemon_run(const struct daemon_options *options, struct configuration *confi
 	process_detached();
 	supervisor_tell("READY=1\nSTATUS=serving");
 	daemon_live(&daemon, &signals);
+	daemon_free(&daemon);
 	log_event(LOG_LEVEL_NOTICE, "stopped");
 	log_flush_left_out();
-	daemon_free(&daemon);
+	process_remove_pidfile(); /* last: who waits for that finds everything done */
 	return EXIT_SUCCESS;
 }

@@ -70,6 +70,80 @@ bool process_become(const struct process_user *user, struct text *error)
 	return true;
 }
 
+/* Root's own supplementary groups, while the user's rights are borrowed. */
+static gid_t *borrowed_groups;
+static int borrowed_group_count;
+static gid_t borrowed_gid;
+static bool borrowed;
+
+bool process_borrow_user(const struct process_user *user, struct text *error)
+{
+	if (!user->wanted || geteuid() != 0)
+		return true;
+	borrowed_gid = getegid();
+	borrowed_group_count = getgroups(0, NULL);
+	borrowed_groups = calloc((size_t)borrowed_group_count + 1, sizeof(*borrowed_groups));
+	if (borrowed_groups != NULL)
+		borrowed_group_count = getgroups(borrowed_group_count, borrowed_groups);
+	borrowed = true;
+	if (borrowed_groups != NULL && borrowed_group_count >= 0 && setgroups(1, &user->gid) == 0 &&
+	    setegid(user->gid) == 0 && seteuid(user->uid) == 0)
+		return true;
+	text_add(error, "cannot become user '%s': %s", user->name, strerror(errno));
+	process_return_user();
+	return false;
+}
+
+void process_return_user(void)
+{
+	if (!borrowed)
+		return;
+	/* What may not be left may come back. */
+	if (seteuid(0) != 0 || setegid(borrowed_gid) != 0 ||
+	    (borrowed_groups != NULL && borrowed_group_count >= 0 &&
+	     setgroups((size_t)borrowed_group_count, borrowed_groups) != 0))
+		ASSERT(!"root's rights come back");
+	free(borrowed_groups);
+	borrowed_groups = NULL;
+	borrowed = false;
+}
+
+/* A folder's entry for PATH is on the disk only when the folder is. */
+static int process_sync_parent(const char *path)
+{
+	char *copy = strdup(path);
+	char *slash = copy == NULL ? NULL : strrchr(copy, '/');
+	int fd, failure = 0;
+
+	if (slash == NULL) {
+		free(copy);
+		return copy == NULL ? ENOMEM : EINVAL;
+	}
+	slash[slash == copy] = '\0'; /* the root stays */
+	fd = open(copy, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fsync(fd) < 0)
+		failure = errno;
+	if (fd >= 0)
+		(void)close(fd);
+	free(copy);
+	return failure;
+}
+
+bool process_make_folder(const char *path, struct text *error)
+{
+	int failure = 0;
+
+	if (mkdir(path, 0700) == 0) {
+		/* Whatever the umask. */
+		failure = chmod(path, 0700) == 0 ? process_sync_parent(path) : errno;
+	} else if (errno != EEXIST) {
+		failure = errno;
+	}
+	if (failure != 0)
+		text_add(error, "cannot make '%s': %s", path, strerror(failure));
+	return failure == 0;
+}
+
 /* --- descriptors --------------------------------------------------------------------------- */
 
 bool process_raise_descriptors(uint64_t wanted, struct text *error)
@@ -227,6 +301,11 @@ char *process_absolute(const char *path)
 	return absolute;
 }
 
+#if defined(HAVE_PLEDGE) && defined(HAVE_UNVEIL)
+/* flock and fattr: the store makes and locks files as it goes on. */
+static const char process_promises[] = "stdio rpath wpath cpath fattr flock inet unix proc";
+#endif
+
 bool process_confine(const char *const *paths, struct text *error)
 {
 #if defined(HAVE_PLEDGE) && defined(HAVE_UNVEIL)
@@ -236,7 +315,7 @@ bool process_confine(const char *const *paths, struct text *error)
 			return false;
 		}
 	}
-	if (unveil(NULL, NULL) < 0 || pledge("stdio rpath wpath cpath inet unix proc", NULL) < 0) {
+	if (unveil(NULL, NULL) < 0 || pledge(process_promises, NULL) < 0) {
 		text_add(error, "cannot pledge: %s", strerror(errno));
 		return false;
 	}

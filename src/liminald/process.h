@@ -27,6 +27,17 @@ bool process_find_user(const char *user, const char *group, struct process_user 
 /* Drops every privilege, supplementary groups included; nothing where no user is wanted. */
 bool process_become(const struct process_user *user, struct text *error);
 
+/*
+ * Between these two the process has the user's rights and no others, and what it makes belongs to
+ * the user: for what lies in folders of the user, who must not lead root elsewhere. Nothing where
+ * no user is wanted, or root does not start it.
+ */
+bool process_borrow_user(const struct process_user *user, struct text *error);
+void process_return_user(void);
+
+/* Makes the folder PATH, mode 0700, unless there is one, and syncs its parent. */
+bool process_make_folder(const char *path, struct text *error);
+
 /* Makes room for WANTED descriptors. */
 bool process_raise_descriptors(uint64_t wanted, struct text *error);
 

@@ -3,6 +3,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+static struct broker_durable_settings
+settings_of_durable(const struct configuration_channel *channel)
+{
+	return (struct broker_durable_settings){
+		.max_age_ms = channel->max_age_ms,
+		.max_messages = channel->max_messages,
+		.max_bytes = channel->max_bytes,
+		.discard = channel->when_full == WHEN_FULL_DISCARD,
+		.ack_wait_ms = channel->ack_wait_ms,
+		.redelivery_delay_ms = channel->redelivery_delay_ms,
+		.redelivery_delay_max_ms = channel->redelivery_delay_max_ms,
+		.max_attempts = channel->max_attempts,
+		.dead_letter = channel->dead_letter,
+		.ordered = channel->ordered,
+		.max_deferred = channel->max_deferred,
+		.max_consumers = channel->max_consumers,
+		.consumer_expiry_ms = channel->consumer_expiry_ms,
+	};
+}
+
 bool settings_of_broker(const struct configuration *configuration, struct broker_settings *settings)
 {
 	static const enum broker_no_worker no_worker[] = {
@@ -25,6 +45,10 @@ bool settings_of_broker(const struct configuration *configuration, struct broker
 		.unanswered_channel_count = conversations->unanswered_channels.count,
 		.channels = channels,
 		.channel_count = configuration->channel_count,
+		.max_commit_bytes = configuration->store.max_commit_bytes,
+		.max_commit_bytes_per_connection =
+			configuration->store.max_commit_bytes_per_connection,
+		.cache_bytes = configuration->store.cache_bytes,
 	};
 	if (channels == NULL)
 		return false;
@@ -36,6 +60,8 @@ bool settings_of_broker(const struct configuration *configuration, struct broker
 		channels[i].drop = channel->slow_consumer == SLOW_CONSUMER_DROP;
 		channels[i].dedup_window_ms = channel->dedup_window_ms;
 		channels[i].dedup_max_keys = channel->dedup_max_keys;
+		channels[i].durable = channel->durable;
+		channels[i].stored = settings_of_durable(channel);
 	}
 	return true;
 }

@@ -8,9 +8,6 @@
 
 #include "base/metrics.h"
 
-/* From this size on an envelope with a buffer of its own is referenced instead of copied. */
-#define REFERENCE_MIN 4096
-
 /* From this size on a run for several is made once and copied as it is sent to each. */
 #define SHARED_RUN_MIN 4096
 
@@ -77,30 +74,32 @@ static void conn_deliver_one_locked(struct conn *conn, const struct delivery *de
 		put_origin(bytes, delivery, message);
 }
 
-static uint8_t answer_flags(const struct message *message, bool delivered)
+uint8_t publish_ack_flags(const struct message *message, bool delivered)
 {
 	return (uint8_t)((message->duplicate ? WIRE_PUBLISH_ACK_DUPLICATE : 0) |
 			 (delivered ? WIRE_PUBLISH_ACK_DELIVERED : 0));
+}
+
+struct wire_frame publish_error(const struct message *message)
+{
+	return (struct wire_frame){
+		.header = {.type = WIRE_PUBLISH_ERROR, .stream = message->stream},
+		.u.error = {.code = WIRE_REASON_SERVER, .text = {true, span_of(message->refused)}}};
 }
 
 static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool delivered)
 {
 	uint8_t *bytes;
 
-	if (message->refused) {
-		outbox_add_frame_locked(
-			conn,
-			&(struct wire_frame){
-				.header = {.type = WIRE_PUBLISH_ERROR, .stream = message->stream},
-				.u.error = {.code = WIRE_REASON_SERVER,
-					    .text = {true, SPAN_LITERAL("the server is out of "
-									"memory for the "
-									"idempotency key")}}});
+	if (message->refused != NULL) {
+		struct wire_frame error = publish_error(message);
+
+		outbox_add_frame_locked(conn, &error);
 		return;
 	}
 	bytes = outbox_add_locked(conn, WIRE_PUBLISH_ACK_SIZE, 1, 0);
 	if (bytes != NULL)
-		wire_put_publish_ack(bytes, answer_flags(message, delivered), message->stream,
+		wire_put_publish_ack(bytes, publish_ack_flags(message, delivered), message->stream,
 				     message->id);
 }
 
@@ -126,7 +125,7 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 	for (size_t i = 0; i < count; i++) {
 		struct message *message = &run[i];
 		size_t size = overhead + message->envelope.length;
-		bool due = !message->refused && !message->duplicate && !ended;
+		bool due = message->refused == NULL && !message->duplicate && !ended;
 		bool fits = false;
 
 		if (due) {
@@ -242,9 +241,9 @@ static size_t conn_acknowledge_locked(struct conn *conn, const struct message *r
 
 	if (bytes == NULL)
 		return count; /* the connection is lost */
-	for (; i < count && !run[i].refused && size >= WIRE_PUBLISH_ACK_SIZE; i++) {
-		wire_put_publish_ack(bytes, answer_flags(&run[i], run[i].delivered), run[i].stream,
-				     run[i].id);
+	for (; i < count && run[i].refused == NULL && size >= WIRE_PUBLISH_ACK_SIZE; i++) {
+		wire_put_publish_ack(bytes, publish_ack_flags(&run[i], run[i].delivered),
+				     run[i].stream, run[i].id);
 		bytes += WIRE_PUBLISH_ACK_SIZE;
 		size -= WIRE_PUBLISH_ACK_SIZE;
 	}
@@ -258,7 +257,7 @@ void conn_answer_publishes(struct conn *conn, const struct message *run, size_t 
 
 	mutex_lock(&conn->outbox.lock);
 	while (i < count) {
-		if (run[i].refused)
+		if (run[i].refused != NULL)
 			conn_answer_one_locked(conn, &run[i++], false);
 		else
 			i = conn_acknowledge_locked(conn, run, i, count);
@@ -291,7 +290,8 @@ static void conn_subscribed(struct sink *sink, uint32_t stream, uint64_t subscri
 		false, set);
 }
 
-static void conn_shed(struct sink *sink, uint32_t stream, const char *text, struct flush_set *set)
+void conn_end_subscription(struct sink *sink, uint32_t stream, const char *text,
+			   struct flush_set *set)
 {
 	conn_add_frame(
 		sink,
@@ -411,6 +411,11 @@ static void conn_flush(struct sink *sink, struct flush_set *set)
 	outbox_flush(conn_of_sink(sink), set);
 }
 
+static void conn_flush_elsewhere(struct sink *sink, struct flush_set *set)
+{
+	outbox_hand_over(conn_of_sink(sink), set);
+}
+
 /* OUTBOX is held: the sink is being added to a set. */
 static void conn_flush_later(struct sink *sink)
 {
@@ -425,14 +430,22 @@ static void conn_flush_later(struct sink *sink)
 const struct sink_ops conn_sink_ops = {
 	.deliver = conn_deliver,
 	.subscribed = conn_subscribed,
-	.shed = conn_shed,
+	.shed = conn_end_subscription,
 	.registered = conn_registered,
 	.conversation_error = conn_conversation_error,
 	.reply = conn_reply,
 	.push = conn_push,
+	.place = conn_place,
+	.fill_publishes = conn_fill_publishes,
+	.fill_subscribe = conn_fill_subscribe,
+	.deliver_stored = conn_deliver_stored,
+	.unsubscribed = conn_end_subscription,
+	.owe_confirmation = conn_owe_confirmation,
+	.confirm = conn_confirm,
 	.load = conn_load,
 	.hold = conn_hold,
 	.release = conn_release,
 	.flush = conn_flush,
 	.flush_later = conn_flush_later,
+	.flush_elsewhere = conn_flush_elsewhere,
 };

@@ -15,14 +15,19 @@
 /* An envelope of this size is worth a buffer of its own when it has several receivers. */
 #define SHARE_MIN 16384
 
+/* Of a durable Subscribe. */
+#define CONSUMER_NAME_MAX 255
+#define START_MAX 3
+
 /* --- answers ------------------------------------------------------------------------------- */
 
 /* An error of the types whose errors are a code and a text. */
 static void session_answer_error(struct session *session, uint8_t type, uint32_t stream,
 				 uint16_t code, const char *text)
 {
-	session_end_run(session); /* answers keep the order of their requests */
-	outbox_add_frame(
+	if (!session_end_run(session)) /* answers keep the order of their requests */
+		return;
+	answers_add_frame(
 		session->conn,
 		&(struct wire_frame){.header = {.type = type, .stream = stream},
 				     .u.error = {.code = code, .text = {true, span_of(text)}}});
@@ -55,15 +60,46 @@ static void session_answer_conversation_error(struct session *session, uint32_t 
 
 /* --- publishing: consecutive publishes to one channel are one run ---------------------------- */
 
-void session_end_run(struct session *session)
+/* All that is being committed is answered and confirmed then. It waits for the disk only, and
+ * always until that is done. */
+static void session_wait_committed(struct session *session)
+{
+	session_flush(session);
+	broker_client_wait_committed(session->conn->client);
+}
+
+/* For what must not overtake an answer. */
+static void session_wait_answers(struct session *session)
+{
+	if (answers_are_pending(session->conn))
+		session_wait_committed(session);
+}
+
+/* Queues COUNT publishes for the committer, which answers them; waits for room there. */
+static void session_commit_run(struct session *session, size_t count)
 {
 	struct conn *conn = session->conn;
-	size_t count = session->run_count;
+	size_t done;
+
+	done = broker_publish_durable(conn->client, session->run_channel, session->run, count);
+	while (done < count) {
+		session_flush(session);
+		if (!broker_client_wait_share(conn->client)) {
+			session->interrupted = true;
+			session->end = CLOSE_RESET; /* or rather what it is interrupted for */
+			return;
+		}
+		done += broker_publish_durable(conn->client, session->run_channel,
+					       session->run + done, count - done);
+	}
+}
+
+static void session_publish_run(struct session *session, size_t count)
+{
+	struct conn *conn = session->conn;
 	bool quiet;
 
-	if (count == 0)
-		return;
-	session->run_count = 0;
+	session_wait_answers(session); /* the messages of one connection keep their order */
 	quiet = broker_client_unanswered(conn->client, session->run_channel);
 	if (!broker_publish(conn->client, session->run_channel, session->run, count,
 			    &session->set) &&
@@ -72,6 +108,29 @@ void session_end_run(struct session *session)
 	if (!quiet)
 		metric_observe(HISTOGRAM_PUBLISH_SECONDS, clock_mono_ns() - session->read_ns,
 			       count);
+}
+
+bool session_end_run(struct session *session)
+{
+	size_t count = session->run_count;
+
+	session->run_count = 0;
+	if (count > 0 && !session->interrupted) {
+		if (broker_channel_is_durable(session->run_channel))
+			session_commit_run(session, count);
+		else
+			session_publish_run(session, count);
+	}
+	return !session->interrupted;
+}
+
+/* The same, for what waits until the answers before it are in the outbox. */
+static bool session_settle(struct session *session)
+{
+	if (!session_end_run(session))
+		return false;
+	session_wait_answers(session);
+	return true;
 }
 
 /* True when the client is told nothing about its publishes to CHANNEL, configured or not. */
@@ -235,6 +294,44 @@ static void subscribe_over_capacity(struct session *session, const struct wire_f
 			 LOG_STR("reason", "max_subscriptions_per_connection"));
 }
 
+/* Letters, digits and `._-`, as many as have a place in the store. Empty: a reader. */
+static bool consumer_is_valid(struct span name)
+{
+	for (size_t i = 0; i < name.length; i++) {
+		char c = (char)name.data[i];
+
+		if (!(c >= 'A' && c <= 'Z') && !(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
+		    c != '.' && c != '_' && c != '-')
+			return false;
+	}
+	return name.length <= CONSUMER_NAME_MAX;
+}
+
+/* CHANNEL is a durable one, and fits. The committer answers, unless it is refused here. */
+static void subscribe_durable(struct session *session, struct channel *channel,
+			      const struct wire_frame *frame)
+{
+	struct broker_durable_subscribe subscribe = {
+		.stream = frame->header.stream,
+		.max_in_flight = frame->u.subscribe.max_in_flight,
+		.consumer = frame->u.subscribe.consumer,
+		.start = frame->u.subscribe.start,
+		.value = frame->u.subscribe.value,
+	};
+	const char *refused;
+
+	if (subscribe.start > START_MAX)
+		refused = "the start must be 0 (new), 1 (all), 2 (sequence) or 3 (time)";
+	else if (!consumer_is_valid(subscribe.consumer))
+		refused = "the consumer's name must be 1 to 255 bytes of A-Z a-z 0-9 . _ -";
+	else if (!session_end_run(session))
+		return;
+	else
+		refused = broker_subscribe_durable(session->conn->client, channel, &subscribe);
+	if (refused != NULL)
+		subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_DURABLE, refused);
+}
+
 static void handle_subscribe(struct session *session, const struct wire_frame *frame,
 			     struct buf *buf)
 {
@@ -242,22 +339,38 @@ static void handle_subscribe(struct session *session, const struct wire_frame *f
 	struct channel *channel = broker_channel(conn->net->broker, frame->u.subscribe.channel);
 
 	(void)buf;
-	session_end_run(session);
 	if (channel == NULL) {
 		subscribe_refuse_channel(session, frame, METRIC_SUBSCRIBES_REFUSED_CHANNEL,
 					 "channel '", "' is not configured");
 		return;
 	}
-	if (frame->u.subscribe.durable) {
+	if (frame->u.subscribe.durable && !broker_has_store(conn->net->broker)) {
 		subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_DURABLE,
-				 "not durable: this server has no durable channels; subscribe "
-				 "without flag 0x80");
+				 "not durable: this server has no state_dir; subscribe without "
+				 "flag 0x80");
+		return;
+	}
+	if (frame->u.subscribe.durable && !broker_channel_is_durable(channel)) {
+		subscribe_refuse_channel(session, frame, METRIC_SUBSCRIBES_REFUSED_DURABLE,
+					 "not durable: channel '",
+					 "' keeps no messages; subscribe without flag 0x80");
 		return;
 	}
 	if (!schema_is_accepted(&frame->u.subscribe.schemas, broker_channel_schema(channel))) {
 		subscribe_refuse_channel(session, frame, METRIC_SUBSCRIBES_REFUSED_SCHEMA,
 					 "schema incompatible: channel '",
 					 "' has a schema that is not among the accepted ones");
+		return;
+	}
+	if (frame->u.subscribe.durable) {
+		subscribe_durable(session, channel, frame);
+		return;
+	}
+	if (!session_settle(session))
+		return;
+	if (broker_client_durable_stream(conn->client, frame->header.stream)) {
+		subscribe_refuse(session, frame, METRIC_SUBSCRIBES_REFUSED_DURABLE,
+				 "the stream carries a durable subscription; use another stream");
 		return;
 	}
 	switch (broker_subscribe(conn->client, channel, frame->header.stream,
@@ -278,8 +391,8 @@ static void handle_unsubscribe(struct session *session, const struct wire_frame 
 			       struct buf *buf)
 {
 	(void)buf;
-	session_end_run(session);
-	broker_unsubscribe(session->conn->client, frame->u.unsubscribe.subscription);
+	if (session_end_run(session))
+		broker_unsubscribe(session->conn->client, frame->u.unsubscribe.subscription);
 }
 
 /* --- the connection itself ----------------------------------------------------------------- */
@@ -314,12 +427,15 @@ static bool version_choose(struct wire_version min, struct wire_version max,
 static void handle_connect(struct session *session, const struct wire_frame *frame, struct buf *buf)
 {
 	struct conn *conn = session->conn;
+	struct wire_frame ack = {.header = {.type = WIRE_CONNECT_ACK}};
 	struct wire_version version;
 
 	(void)buf;
-	session_end_run(session);
+	if (!session_settle(session))
+		return;
 	if (conn->token != NULL && !token_is_right(conn->token, frame->u.connect.token)) {
 		metric_add(METRIC_REFUSED_TOKEN, 1);
+		session_wait_committed(session);
 		session_answer_error(session, WIRE_CONNECT_ERROR, 0, WIRE_REASON_AUTHENTICATION,
 				     "connection authentication token rejected");
 		session->end = CLOSE_TOKEN;
@@ -333,10 +449,11 @@ static void handle_connect(struct session *session, const struct wire_frame *fra
 	}
 	session->authenticated = true;
 	session->said_hello = true;
+	ack.u.connect_ack.version = version;
+	ack.u.connect_ack.capabilities =
+		broker_has_store(conn->net->broker) ? WIRE_CAPABILITY_DURABLE : 0;
 	mutex_lock(&conn->outbox.lock);
-	outbox_add_last_frame_locked(conn,
-				     &(struct wire_frame){.header = {.type = WIRE_CONNECT_ACK},
-							  .u.connect_ack = {.version = version}});
+	outbox_add_last_frame_locked(conn, &ack);
 	conn->outbox.version = version;
 	mutex_unlock(&conn->outbox.lock);
 }
@@ -345,8 +462,9 @@ static void handle_ping(struct session *session, const struct wire_frame *frame,
 {
 	(void)frame;
 	(void)buf;
-	session_end_run(session);
-	outbox_add_frame(session->conn, &(struct wire_frame){.header = {.type = WIRE_PONG}});
+	if (session_end_run(session))
+		answers_add_frame(session->conn,
+				  &(struct wire_frame){.header = {.type = WIRE_PONG}});
 }
 
 static void handle_disconnect(struct session *session, const struct wire_frame *frame,
@@ -357,13 +475,27 @@ static void handle_disconnect(struct session *session, const struct wire_frame *
 	session->end = CLOSE_DISCONNECT;
 }
 
-/* Answers to durable subscriptions, of which there are none. */
-static void handle_ignored(struct session *session, const struct wire_frame *frame, struct buf *buf)
+/* A consumer's answer to a delivery. What it has published before is queued before. */
+static void handle_answer(struct session *session, const struct wire_frame *frame, struct buf *buf)
 {
-	(void)session;
-	(void)frame;
+	static const enum answer_kind kinds[] = {
+		[WIRE_ACCEPT] = ANSWER_ACCEPT,
+		[WIRE_DEFER] = ANSWER_DEFER,
+		[WIRE_REJECT] = ANSWER_REJECT,
+	};
+	struct conn *conn = session->conn;
+
 	(void)buf;
-	metric_add(METRIC_FRAMES_SKIPPED, 1);
+	if (!session->authenticated || !broker_has_store(conn->net->broker)) {
+		metric_add(METRIC_FRAMES_SKIPPED, 1);
+		return;
+	}
+	if (session_end_run(session))
+		broker_answer(conn->client, frame->header.stream, kinds[frame->header.type],
+			      frame->u.answer.message,
+			      (frame->header.flags & WIRE_ANSWER_WORKING) != 0,
+			      (frame->header.flags & WIRE_ANSWER_CONFIRM) != 0,
+			      frame->u.answer.reason.text, &session->set);
 }
 
 /* --- conversations and workers ------------------------------------------------------------- */
@@ -407,7 +539,8 @@ static void handle_conversation_close(struct session *session, const struct wire
 
 static void register_reject(struct session *session, const char *reason)
 {
-	session_end_run(session);
+	if (!session_settle(session))
+		return;
 	mutex_lock(&session->conn->outbox.lock);
 	outbox_add_last_frame_locked(
 		session->conn,
@@ -434,7 +567,8 @@ static void handle_worker_register(struct session *session, const struct wire_fr
 	const char *rejected;
 
 	(void)buf;
-	session_end_run(session);
+	if (!session_settle(session))
+		return;
 	rejected = broker_worker_register(session->conn->client, &registration, &session->set);
 	if (rejected != NULL)
 		register_reject(session, rejected);
@@ -491,9 +625,9 @@ static const struct {
 				       false},
 	[WIRE_CONVERSATION_CLOSE] = {handle_conversation_close, WIRE_CONVERSATION_ERROR, 1, false},
 	[WIRE_CONVERSATION_ERROR] = {NULL, WIRE_CONVERSATION_ERROR, 1, true},
-	[WIRE_ACCEPT] = {handle_ignored, WIRE_CONNECT_ERROR, 0, true},
-	[WIRE_DEFER] = {handle_ignored, WIRE_CONNECT_ERROR, 0, true},
-	[WIRE_REJECT] = {handle_ignored, WIRE_CONNECT_ERROR, 0, true},
+	[WIRE_ACCEPT] = {handle_answer, WIRE_CONNECT_ERROR, 0, true},
+	[WIRE_DEFER] = {handle_answer, WIRE_CONNECT_ERROR, 0, true},
+	[WIRE_REJECT] = {handle_answer, WIRE_CONNECT_ERROR, 0, true},
 	[WIRE_PING] = {handle_ping, WIRE_CONNECT_ERROR, 0, true},
 	[WIRE_PONG] = {NULL, WIRE_CONNECT_ERROR, 0, true},
 	[WIRE_PUSH] = {NULL, WIRE_CONNECT_ERROR, 0, true},
@@ -525,7 +659,9 @@ void session_malformed(struct session *session, struct wire_header header, const
 	char array[256];
 	struct text text = TEXT_INIT(array);
 
-	session_end_run(session);
+	if (!session_end_run(session))
+		return;
+	session_wait_committed(session); /* confirmations come before it as well */
 	text_add(&text, "%s frame: %s", wire_type_name(header.type), why);
 	if (stream > 0 && header.stream > 0)
 		stream = header.stream;

@@ -1,6 +1,7 @@
 /*
- * The flusher: one thread that finishes what sockets did not take at once, drains refused sockets,
- * and wakes sessions of connections that are to be closed.
+ * The flusher: one thread that finishes what sockets did not take at once, tells the broker where a
+ * durable subscription has room again, drains refused sockets, and wakes sessions of connections
+ * that are to be closed.
  *
  * A connection is here while its outbox's writer flag is: the flag came with it, and it is let go
  * of when everything is written, a write fails or its session closes the outbox. Each gets a
@@ -200,7 +201,8 @@ static bool flusher_receive(struct flusher *flusher)
 	return !stopping;
 }
 
-/* A turn for each that can be written to, or whose session waits for it to be let go of. */
+/* A turn for each that can be written to, of whose room the broker is to be told, or whose session
+ * waits for it to be let go of. */
 static void flusher_turn(struct flusher *flusher, nfds_t polled)
 {
 	size_t kept = 0;
@@ -210,8 +212,9 @@ static void flusher_turn(struct flusher *flusher, nfds_t polled)
 		bool ready = i + 1 < polled && flusher->polls[i + 1].fd == conn->fd &&
 			     flusher->polls[i + 1].revents != 0;
 
-		if ((ready || atomic_load_explicit(&conn->sink.dead, memory_order_relaxed)) &&
-		    !outbox_flush_turn(conn))
+		ready |= atomic_load_explicit(&conn->outbox.room_due, memory_order_relaxed);
+		ready |= atomic_load_explicit(&conn->sink.dead, memory_order_relaxed);
+		if (ready && !outbox_flush_turn(conn))
 			conn_unref(&conn);
 		else
 			flusher->conns[kept++] = conn;

@@ -145,11 +145,13 @@ static bool conn_is_idle(struct conn *conn, int64_t drain_ns, int64_t idle_ns, i
 
 	if (since_ns < drain_ns)
 		since_ns = drain_ns;
-	if (now_ns - since_ns < idle_ns ||
+	if (now_ns - since_ns < idle_ns || answers_are_pending(conn) ||
+	    atomic_load_explicit(&conn->outbox.answers.due, memory_order_relaxed) > 0 ||
 	    atomic_load_explicit(&conn->outbox.bytes, memory_order_relaxed) > 0)
 		return false;
 	broker_client_state(conn->client, &state);
-	if (state.pending_replies > 0 || state.pending_pushes > 0 || state.waiting)
+	if (state.pending_replies > 0 || state.pending_pushes > 0 || state.waiting ||
+	    state.outstanding_deliveries > 0)
 		return false;
 	return !state.worker || !broker_conversations_elsewhere(conn->net->broker, conn->client);
 }

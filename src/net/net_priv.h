@@ -172,6 +172,31 @@ void pool_stop(struct net *net);
 /* Queues the answers to a run of publishes that broker_publish left to the caller. */
 void conn_answer_publishes(struct conn *conn, const struct message *run, size_t count);
 
+/* Queues the end of a subscription that was not asked for. */
+void conn_end_subscription(struct sink *sink, uint32_t stream, const char *text,
+			   struct flush_set *set);
+
+/* From this size on an envelope with a buffer of its own is referenced instead of copied. */
+#define REFERENCE_MIN 4096
+
+/* The flags of a PublishAck, but for that of a position. */
+uint8_t publish_ack_flags(const struct message *message, bool delivered);
+struct wire_frame publish_error(const struct message *message);
+
+/* --- durable.c: the sink's operations for durable channels ---------------------------------- */
+
+struct sink_place *conn_place(struct sink *sink, size_t count);
+void conn_fill_publishes(struct sink *sink, struct sink_place *place, const struct message *run,
+			 size_t count, struct flush_set *set);
+void conn_fill_subscribe(struct sink *sink, struct sink_place *place, uint32_t stream,
+			 uint64_t subscription, const uint8_t *schema_id, const char *refused,
+			 struct flush_set *set);
+size_t conn_deliver_stored(struct sink *sink, uint32_t stream, uint64_t boot,
+			   const struct stored *messages, size_t count, struct flush_set *set);
+void conn_owe_confirmation(struct sink *sink, size_t id_length);
+void conn_confirm(struct sink *sink, const struct confirmation *confirmation, bool owed,
+		  struct flush_set *set);
+
 /* --- session.c ----------------------------------------------------------------------------- */
 
 /* Serves the connection until it has ended and its descriptor is closed. */

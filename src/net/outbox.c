@@ -40,6 +40,9 @@ struct chunk {
 /* One send gathers so many pieces at most. */
 #define GATHER_MAX 32
 
+/* Messages of durable subscriptions take so much at most, and half of a smaller outbox. */
+#define PACED_BYTES_MAX (512 * 1024)
+
 /* How often a writer looks again for what has come since it began. */
 #define LOOKS_MAX 3
 
@@ -54,6 +57,7 @@ void outbox_init(struct outbox *outbox, uint64_t max_bytes, uint64_t max_frames)
 	outbox->version = WIRE_VERSION_1_0;
 	atomic_init(&outbox->bytes, 0);
 	atomic_init(&outbox->frames, 0);
+	atomic_init(&outbox->room_due, false);
 	outbox->max_bytes = max_bytes;
 	outbox->max_frames = max_frames;
 }
@@ -80,23 +84,59 @@ static void outbox_clear_locked(struct outbox *outbox)
 
 void outbox_destroy(struct outbox *outbox)
 {
+	ASSERT(outbox->answers.head == NULL);
 	outbox_clear_locked(outbox);
 	cond_destroy(&outbox->changed);
 	mutex_destroy(&outbox->lock);
 }
 
-static bool outbox_is_dead(const struct conn *conn)
+bool outbox_is_dead(const struct conn *conn)
 {
 	return atomic_load_explicit(&conn->sink.dead, memory_order_relaxed);
 }
 
-/* A writer may be sending from the chunks: then it clears them, when it has the lock again. */
+static void outbox_set_room_due(struct outbox *outbox, bool due)
+{
+	atomic_store_explicit(&outbox->room_due, due, memory_order_relaxed);
+}
+
+static bool outbox_room_is_due(const struct outbox *outbox)
+{
+	return atomic_load_explicit(&outbox->room_due, memory_order_relaxed);
+}
+
+/* Nobody writes: the flusher, as the writer, tells the broker. */
+static void outbox_hand_room_locked(struct conn *conn)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	if (!outbox_room_is_due(outbox) || outbox->writing || outbox->closed)
+		return;
+	outbox->writing = true;
+	flusher_take(conn);
+}
+
+/*
+ * A writer may be sending from the chunks: then it clears them, when it has the lock again. The
+ * broker is told, because other subscriptions may have what is outstanding here.
+ */
 static void outbox_die_locked(struct conn *conn)
 {
+	struct outbox *outbox = &conn->outbox;
+
 	atomic_store_explicit(&conn->sink.dead, true, memory_order_relaxed);
-	if (!conn->outbox.writing)
-		outbox_clear_locked(&conn->outbox);
-	cond_broadcast(&conn->outbox.changed);
+	if (!outbox->writing)
+		outbox_clear_locked(outbox);
+	if (outbox->paced)
+		outbox_set_room_due(outbox, true);
+	outbox_hand_room_locked(conn);
+	cond_broadcast(&outbox->changed);
+}
+
+void outbox_lose_locked(struct conn *conn)
+{
+	conn_request_close(conn, CLOSE_MEMORY);
+	outbox_die_locked(conn);
 }
 
 /* --- appending ----------------------------------------------------------------------------- */
@@ -118,9 +158,7 @@ static struct chunk *outbox_add_chunk_locked(struct conn *conn, size_t size)
 	struct chunk *chunk = malloc(sizeof(*chunk) + size);
 
 	if (chunk == NULL) {
-		/* What is owed to this client cannot be said any more. */
-		conn_request_close(conn, CLOSE_MEMORY);
-		outbox_die_locked(conn);
+		outbox_lose_locked(conn);
 		return NULL;
 	}
 	*chunk = (struct chunk){.data = chunk->own, .size = size};
@@ -306,18 +344,56 @@ bool outbox_fits_all_locked(struct conn *conn, size_t frames, size_t bytes)
 	       queued_bytes + bytes <= outbox->max_bytes;
 }
 
-/* Frames or bytes, with PLACES more, have reached one PART of what is allowed. */
+static uint64_t outbox_paced_bytes(const struct outbox *outbox)
+{
+	uint64_t half = outbox->max_bytes / 2;
+
+	return half < PACED_BYTES_MAX ? half : PACED_BYTES_MAX;
+}
+
+bool outbox_has_paced_room_locked(struct conn *conn, size_t size)
+{
+	struct outbox *outbox = &conn->outbox;
+	uint64_t frames = atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+	uint64_t bytes = atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+
+	mutex_assert_held(&outbox->lock);
+	if (outbox_is_dead(conn))
+		return false;
+	outbox->paced = true;
+	outbox->room_wanted = frames > 0 && (frames >= outbox->max_frames / 2 ||
+					     bytes >= outbox_paced_bytes(outbox) ||
+					     size > outbox->max_bytes - bytes);
+	return !outbox->room_wanted;
+}
+
+/* Messages were left with the broker, and half of what they may take is free: worth a turn. */
+static void outbox_notice_room_locked(struct outbox *outbox)
+{
+	if (!outbox->room_wanted ||
+	    atomic_load_explicit(&outbox->frames, memory_order_relaxed) > outbox->max_frames / 4 ||
+	    atomic_load_explicit(&outbox->bytes, memory_order_relaxed) >
+		    outbox_paced_bytes(outbox) / 2)
+		return;
+	outbox->room_wanted = false;
+	outbox_set_room_due(outbox, true);
+}
+
+/* Frames or bytes, with the answers that are due and PLACES more, have reached one PART of what is
+ * allowed. */
 static bool outbox_has_reached(const struct conn *conn, size_t places, unsigned part)
 {
 	const struct outbox *outbox = &conn->outbox;
+	uint64_t frames = places, bytes = (uint64_t)places * ANSWER_EMPTY_BYTES;
 
 	if (outbox_is_dead(conn))
 		return false;
-	return atomic_load_explicit(&outbox->frames, memory_order_relaxed) + places >=
-		       outbox->max_frames / part ||
-	       atomic_load_explicit(&outbox->bytes, memory_order_relaxed) +
-			       places * WIRE_PUBLISH_ACK_SIZE >=
-		       outbox->max_bytes / part;
+	/* First what is due: an answer that moves meanwhile is counted twice rather than never. */
+	frames += atomic_load_explicit(&outbox->answers.due, memory_order_relaxed);
+	bytes += atomic_load_explicit(&outbox->answers.bytes, memory_order_relaxed);
+	frames += atomic_load_explicit(&outbox->frames, memory_order_relaxed);
+	bytes += atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
+	return frames >= outbox->max_frames / part || bytes >= outbox->max_bytes / part;
 }
 
 bool outbox_is_full(const struct conn *conn, size_t places)
@@ -493,6 +569,7 @@ static void outbox_sent_locked(struct outbox *outbox, size_t bytes)
 	    atomic_load_explicit(&outbox->bytes, memory_order_relaxed) <= outbox->max_bytes / 2 &&
 	    atomic_load_explicit(&outbox->frames, memory_order_relaxed) <= outbox->max_frames / 2)
 		outbox->stalled = false;
+	outbox_notice_room_locked(outbox);
 	if (outbox->waited)
 		cond_broadcast(&outbox->changed);
 }
@@ -612,13 +689,27 @@ void outbox_flush(struct conn *conn, const struct flush_set *set)
 			break;
 		}
 	}
-	if (hand_over && outbox_is_pending_locked(conn))
+	if ((hand_over && outbox_is_pending_locked(conn)) || outbox_room_is_due(outbox))
 		flusher_take(conn);
 	else
 		outbox_clear_writer_locked(conn);
 	mutex_unlock(&outbox->lock);
 	if (log_stall)
 		outbox_log_stall(conn);
+}
+
+void outbox_hand_over(struct conn *conn, const struct flush_set *set)
+{
+	struct outbox *outbox = &conn->outbox;
+
+	mutex_lock(&outbox->lock);
+	if (outbox->in_set == set)
+		outbox->in_set = NULL;
+	if (!outbox->writing && outbox_is_pending_locked(conn)) {
+		outbox->writing = true;
+		flusher_take(conn);
+	}
+	mutex_unlock(&outbox->lock);
 }
 
 void outbox_offer_locked(struct conn *conn)
@@ -629,6 +720,17 @@ void outbox_offer_locked(struct conn *conn)
 	if (outbox->writing || !outbox_is_pending_locked(conn))
 		return;
 	(void)outbox_send_locked(conn, TURN_BYTES, true);
+	outbox_hand_room_locked(conn);
+}
+
+/* The writer flag proves that the client still exists. */
+static void outbox_tell_room(struct conn *conn)
+{
+	struct flush_set set;
+
+	flush_set_init(&set);
+	broker_client_room(conn->client, &set);
+	flush_set_run(&set);
 }
 
 bool outbox_flush_turn(struct conn *conn)
@@ -639,10 +741,16 @@ bool outbox_flush_turn(struct conn *conn)
 	bool keep;
 
 	mutex_lock(&outbox->lock);
+	if (outbox_room_is_due(outbox) && !outbox->closed) {
+		outbox_set_room_due(outbox, false);
+		mutex_unlock(&outbox->lock);
+		outbox_tell_room(conn);
+		mutex_lock(&outbox->lock);
+	}
 	budget = outbox->sent + TURN_BYTES;
 	while (result == SENT && outbox_is_pending_locked(conn) && outbox->sent < budget)
 		result = outbox_send_locked(conn, TURN_BYTES, false);
-	keep = outbox_is_pending_locked(conn);
+	keep = outbox_is_pending_locked(conn) || (outbox_room_is_due(outbox) && !outbox->closed);
 	if (!keep)
 		outbox_clear_writer_locked(conn);
 	mutex_unlock(&outbox->lock);

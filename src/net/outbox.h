@@ -9,6 +9,10 @@
  * holds `writing` and calls send without the lock; others that find the flag set leave their frames
  * to it. What a socket does not take goes, with the flag, to the flusher.
  *
+ * Messages of durable subscriptions are paced: they take part of the room only, and what finds none
+ * stays with the broker. The writer that sees room again hands the connection to the flusher, which
+ * asks the broker for more.
+ *
  * Once a write has failed the outbox is dead: what is queued is thrown away, and so is what comes.
  */
 #ifndef NET_OUTBOX_H
@@ -17,6 +21,7 @@
 #include "base/buf.h"
 #include "base/lock.h"
 #include "broker/sink.h"
+#include "net/answers.h"
 #include "wire/wire.h"
 
 struct conn;
@@ -31,6 +36,8 @@ struct outbox {
 	bool told;   /* a Disconnect is queued */
 	bool waited; /* the session waits for `changed` */
 	bool stalled;
+	bool paced;	  /* messages of durable subscriptions have come */
+	bool room_wanted; /* some have found no room */
 	struct cond changed;
 	uint64_t sent;	  /* bytes, to see progress */
 	uint64_t sending; /* frames that a send has been given and that are not counted off yet */
@@ -42,8 +49,11 @@ struct outbox {
 	uint64_t stall_bytes, stall_frames;
 	bool stall_drops;
 
+	struct answers answers;
+
 	/* Written under the lock, read anywhere. */
 	atomic_uint_fast64_t bytes, frames;
+	atomic_bool room_due; /* the broker is to be told of room, or that the outbox is dead */
 	uint64_t max_bytes, max_frames;
 };
 
@@ -72,11 +82,21 @@ bool outbox_add_run_locked(struct conn *conn, struct buf *buf, size_t count, uin
 /* The same of a frame of its own bytes that go on where a reference ended. */
 uint8_t *outbox_continue_locked(struct conn *conn, size_t size);
 
+/* Takes nothing more: a write has failed, or it is closed. */
+bool outbox_is_dead(const struct conn *conn);
+
+/* What is owed to this client cannot be said, for want of memory: the connection is closed. */
+void outbox_lose_locked(struct conn *conn);
+
 /* Whether one more frame of SIZE bytes fits. An empty outbox takes any. */
 enum sink_result outbox_fits_locked(struct conn *conn, size_t size);
 
 /* Whether so many frames and bytes fit together, as the fullest that they make it. */
 bool outbox_fits_all_locked(struct conn *conn, size_t frames, size_t bytes);
+
+/* Whether a message of a durable subscription, SIZE bytes with its head, may be queued. If not, the
+ * broker is told when there is room again. */
+bool outbox_has_paced_room_locked(struct conn *conn, size_t size);
 
 /*
  * What is queued, as a reply is judged by it, after an OFFER to the socket. Frames that a send has
@@ -95,7 +115,8 @@ void outbox_add_frame(struct conn *conn, const struct wire_frame *frame);
 /* The same, and the write ends with it: what follows goes in another one. */
 void outbox_add_last_frame_locked(struct conn *conn, const struct wire_frame *frame);
 
-/* Full: the session handles nothing more until there is room. PLACES more are spoken for. */
+/* Full, with the answers that are due: the session handles nothing more until there is room. PLACES
+ * more are spoken for. */
 bool outbox_is_full(const struct conn *conn, size_t places);
 
 /* Half as much: time to write some of it. */
@@ -109,10 +130,14 @@ bool outbox_wait_room(struct conn *conn, int64_t until_ns);
  * connection is taken from by this. */
 void outbox_flush(struct conn *conn, const struct flush_set *set);
 
+/* Has the flusher do that. */
+void outbox_hand_over(struct conn *conn, const struct flush_set *set);
+
 /* Offers what is queued to the socket, under the lock, when something does not fit. */
 void outbox_offer_locked(struct conn *conn);
 
-/* The flusher's turn, a bounded piece: true when it keeps the writer flag for another one. */
+/* The flusher's turn, a bounded piece, before which the broker is told where room is due. True when
+ * it keeps the writer flag for another one. No lock is held. */
 bool outbox_flush_turn(struct conn *conn);
 
 /* Waits until everything is written; gives up, and is dead, after TIMEOUT_MS without progress. */

@@ -382,7 +382,7 @@ static bool session_step(struct session *session)
 			return false;
 		session->large = NULL;
 		session_handle_frame(session, session->large_header, large->data, large);
-		session_end_run(session); /* it points into the buffer */
+		(void)session_end_run(session); /* it points into the buffer */
 		buf_unref(&large);
 		return true;
 	}
@@ -427,7 +427,8 @@ static bool session_has_room(struct session *session)
 	if (!outbox_is_half_full(conn, session->run_count))
 		return true;
 	/* What is queued may have room made for it by the socket, in time for the next frame. */
-	session_end_run(session);
+	if (!session_end_run(session))
+		return false;
 	session_flush(session);
 	if (!outbox_wait_room(conn, session->said_hello ? DEADLINE_NEVER : session->hello_ns)) {
 		session->end = CLOSE_HANDSHAKE_TIMEOUT;
@@ -441,7 +442,7 @@ static void session_handle(struct session *session)
 {
 	while (session->end == CLOSE_NONE && session_has_room(session) && session_step(session))
 		;
-	session_end_run(session);
+	(void)session_end_run(session);
 	metric_add(METRIC_FRAMES_IN, session->frames);
 	session->frames = 0;
 }
@@ -455,6 +456,27 @@ static enum close_reason session_read_ended(const struct session *session, enum 
 	if (atomic_load_explicit(&session->conn->sink.dead, memory_order_relaxed))
 		return CLOSE_WRITE_FAILED;
 	return result == READ_END ? CLOSE_HALF_CLOSE : CLOSE_RESET;
+}
+
+/*
+ * Nothing is pushed to it any more, no message delivered; what it still waits for stays. What is
+ * being committed is waited for however the connection ends, and a peer that has only shut down its
+ * side hears of its own last message.
+ */
+static void session_end_receiving(struct session *session, enum close_reason reason)
+{
+	struct client *client = session->conn->client;
+
+	if (reason == CLOSE_HALF_CLOSE) {
+		broker_client_end_after_answers(client);
+	} else {
+		broker_client_end_subscriptions(client);
+		broker_client_end_conversations(client, &session->set);
+	}
+	broker_client_end_worker(client, &session->set);
+	session_flush(session);
+	broker_client_wait_committed(client);
+	broker_client_end_subscriptions(client);
 }
 
 static void session_say_disconnect(struct conn *conn)
@@ -504,11 +526,7 @@ static enum close_reason session_finish(struct session *session, enum close_reas
 	struct conn *conn = session->conn;
 	bool silent;
 
-	broker_client_end_subscriptions(conn->client);
-	if (reason != CLOSE_HALF_CLOSE)
-		broker_client_end_conversations(conn->client, &session->set);
-	broker_client_end_worker(conn->client, &session->set);
-	session_flush(session);
+	session_end_receiving(session, reason);
 	if (reason == CLOSE_HALF_CLOSE)
 		(void)broker_client_wait_quiet(conn->client);
 	reason = conn_settle_reason(conn, reason);
@@ -541,6 +559,7 @@ static void session_begin(struct session *session, struct conn *conn)
 	session->read_ns = 0;
 	session->frames = 0;
 	session->authenticated = conn->token == NULL;
+	session->interrupted = false;
 	session->said_hello = false;
 	session->hello_ns = clock_after_ms(clock_mono_ns(), conn->limits.handshake_timeout_ms);
 	session->data = session->small;
@@ -590,6 +609,8 @@ void session_run(struct conn *conn)
 	reason = session_finish(&session, session.end);
 	outbox_close(conn);
 	conn_remove(conn);
+	broker_client_wait_committed(
+		conn->client); /* the end of a subscription is stored as well */
 	broker_client_free(&conn->client);
 	(void)close(conn->fd);
 	conn_log_closed(conn, reason);

@@ -38,6 +38,7 @@ struct session {
 	int64_t read_ns;       /* when the batch was read */
 	uint64_t frames;       /* of the batch, not counted in the metrics yet */
 	bool authenticated;    /* or nobody asks for it */
+	bool interrupted;      /* publishes were left out: nothing more is handled or answered */
 	bool said_hello;       /* a first frame was complete, or a Connect where one is needed */
 	int64_t hello_ns;      /* until then at most */
 
@@ -88,8 +89,12 @@ void session_unauthenticated(struct session *session);
 bool session_refuse_large(struct session *session, struct wire_header header,
 			  const uint8_t *payload, size_t available);
 
-/* Hands the collected publishes to the broker and queues their answers. */
-void session_end_run(struct session *session);
+/*
+ * Hands the collected publishes to the broker and queues their answers, or has places for them. To
+ * be called before anything else is answered. False when the connection is to be closed before all
+ * of them could be taken: an answer to anything else would be taken for theirs.
+ */
+bool session_end_run(struct session *session);
 
 /* Flushes what has been queued: the connection's own first, then what it caused for others. */
 void session_flush(struct session *session);

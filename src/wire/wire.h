@@ -49,11 +49,17 @@ enum wire_flag {
 	WIRE_PUBLISH_ACK_DUPLICATE = 0x80,
 	WIRE_MESSAGE_REPLY = 0x01,  /* asked for, or is one */
 	WIRE_DELIVER_ORIGIN = 0x01, /* from version 1.2: boot and message id follow */
+	WIRE_DELIVER_AGAIN = 0x80,  /* delivered before */
 	WIRE_PUSH_REPLY_REFUSED = 0x01,
 	WIRE_PUSH_REPLY_WORKING = 0x80,
 	WIRE_REGISTER_LEAVING = 0x80, /* no more pushes */
 	WIRE_SUBSCRIBE_DURABLE = 0x80,
+	WIRE_ANSWER_CONFIRM = 0x80, /* Accept, Defer, Reject: asks for a confirmation, or is one */
+	WIRE_ANSWER_WORKING = 0x40, /* a Defer: still working */
 };
+
+/* Capabilities of a ConnectAck. */
+#define WIRE_CAPABILITY_DURABLE UINT32_C(0x00010000)
 
 enum wire_reason {
 	WIRE_REASON_INCOMPLETE_HEADER = 0x0001,
@@ -346,10 +352,11 @@ static inline void wire_put_header(uint8_t *bytes, uint8_t type, uint8_t flags, 
 
 /*
  * Frames of the server's hot paths, written whole at BYTES. A Deliver is WIRE_DELIVER_HEAD bytes,
- * the envelope, and for origin WIRE_DELIVER_TAIL bytes: boot and message id. Its flag for that is
- * set by wire_put_deliver_head.
+ * the envelope, and for origin WIRE_DELIVER_TAIL bytes: boot and message id. The flags for that and
+ * for a position are set here.
  */
 #define WIRE_PUBLISH_ACK_SIZE 18
+#define WIRE_PUBLISH_ACK_POSITION_SIZE 26
 #define WIRE_DELIVER_HEAD 22
 #define WIRE_DELIVER_TAIL 16
 static inline void wire_put_publish_ack(uint8_t *bytes, uint8_t flags, uint32_t stream,
@@ -357,6 +364,14 @@ static inline void wire_put_publish_ack(uint8_t *bytes, uint8_t flags, uint32_t 
 {
 	wire_put_header(bytes, WIRE_PUBLISH_ACK, flags, stream, 8);
 	wire_put_u64(bytes + WIRE_HEADER_SIZE, message);
+}
+
+static inline void wire_put_publish_ack_position(uint8_t *bytes, uint8_t flags, uint32_t stream,
+						 uint64_t message, uint64_t position)
+{
+	wire_put_header(bytes, WIRE_PUBLISH_ACK, flags | WIRE_PUBLISH_ACK_POSITION, stream, 16);
+	wire_put_u64(bytes + WIRE_HEADER_SIZE, message);
+	wire_put_u64(bytes + WIRE_HEADER_SIZE + 8, position);
 }
 
 static inline void wire_put_deliver_head(uint8_t *bytes, uint8_t flags, uint32_t stream,

@@ -703,7 +703,7 @@ static void begin(void)
 			.dedup_window_ms = channel_settings[i].dedup_window_ms,
 			.dedup_max_keys = channel_settings[i].dedup_max_keys};
 	}
-	broker = broker_new(&settings, 1, &error);
+	broker = broker_new(&settings, 1, NULL, &error);
 	ASSERT(broker != NULL);
 	broker_set_control(broker, &(struct broker_control){control_known, control_answer, NULL});
 	reload();

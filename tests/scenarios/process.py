@@ -277,19 +277,6 @@ def built_in_defaults():
         client.expect(publish_error(2, SERVER_ERROR, "channel 'other' is not configured"))
 
 
-# What is not part of this version
-
-@scenario("The daemon", "state_dir and durable = yes are refused at start with a message that "
-          "says so")
-def no_durable_channels():
-    head = "[server]\nlisten = 127.0.0.1:0\n"
-    for more, setting in (("state_dir = DIR/state\n", "state_dir"),
-                          ("[channel a]\ndurable = yes\n", "durable")):
-        text = fails(2, setting, config=head + more)
-        assert re.search("not part of this version|not supported|not yet", text), text
-    fails(2, "LIMINAL_PERSISTENCE_PATH", env={"LIMINAL_PERSISTENCE_PATH": "/nonexistent/state"})
-
-
 # The environment
 
 @scenario("Configuration", "environment variables override the file, before validation: the value "

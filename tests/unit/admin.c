@@ -62,16 +62,15 @@ START_TEST(names)
 	ck_assert(known("workers"));
 	ck_assert(known("close"));
 	ck_assert(known("drain"));
+	ck_assert(known("consumers"));
+	ck_assert(known("consumer-rm"));
+	ck_assert(known("dead"));
 
 	ck_assert(!known(""));
 	ck_assert(!known("pin"));
 	ck_assert(!known("pings"));
 	ck_assert(!known("PING"));
 	ck_assert(!known("ping/"));
-	/* They belong to durable channels. */
-	ck_assert(!known("consumers"));
-	ck_assert(!known("consumer-rm"));
-	ck_assert(!known("dead"));
 }
 END_TEST
 
@@ -156,7 +155,8 @@ END_TEST
 START_TEST(channels)
 {
 	const struct broker_channel_state states[] = {
-		{SPAN_LITERAL("events"), 1, 2, 3, 4, 5, 6, 7},
+		{SPAN_LITERAL("events"), 1, 2, 3, 4, 5, 6, 7, false, 0, 0, 0},
+		{SPAN_LITERAL("jobs"), 0, 0, 0, 0, 0, 0, 0, true, 1, 2, 3},
 	};
 
 	expect("channels", "", "{\"channels\":[]}");
@@ -164,7 +164,9 @@ START_TEST(channels)
 	fake.channel_count = ARRAY_LENGTH(states);
 	expect("channels", "",
 	       "{\"channels\":[{\"name\":\"events\",\"durable\":false,\"subscriptions\":1,"
-	       "\"publishes\":2,\"deliveries\":3,\"sheds\":4,\"drops\":5,\"dedup_keys\":6}]}");
+	       "\"publishes\":2,\"deliveries\":3,\"sheds\":4,\"drops\":5,\"dedup_keys\":6},"
+	       "{\"name\":\"jobs\",\"durable\":true,\"subscriptions\":0,\"publishes\":0,"
+	       "\"deliveries\":0,\"sheds\":0,\"drops\":0,\"dedup_keys\":0}]}");
 }
 END_TEST
 
@@ -199,6 +201,113 @@ START_TEST(workers)
 	       "{\"connection\":8,\"queue\":\"\",\"namespaces\":[],\"activities\":[],"
 	       "\"node\":null,\"identity\":\"\",\"outstanding\":0,\"unanswered\":0,"
 	       "\"leaving\":false,\"namespaces_left_out\":0,\"activities_left_out\":0}]}");
+}
+END_TEST
+
+static const char no_channel[] = "{\"error\":\"invalid: 'channel' must be the name of a channel\"}";
+static const char not_configured[] = "{\"error\":\"not-found: channel 'x' is not configured\"}";
+static const char not_durable[] = "{\"error\":\"invalid: channel 'plain' is not durable\"}";
+static const char store_down[] =
+	"{\"error\":\"store-down: writing to state_dir has failed; restart the server\"}";
+
+/* Requests about one durable channel refuse others alike. */
+static void expect_channel_refused(const char *name)
+{
+	expect(name, "{\"channel\":7,\"consumer\":\"w\"}", no_channel);
+	expect(name, "{\"channel\":null,\"consumer\":\"w\"}", no_channel);
+	expect(name, "{\"channel\":\"x\",\"consumer\":\"w\"}", not_configured);
+	expect(name, "{\"channel\":\"\\n\",\"consumer\":\"w\"}",
+	       "{\"error\":\"not-found: channel '\\\\x0a' is not configured\"}");
+	expect(name, "{\"channel\":\"plain\",\"consumer\":\"w\"}", not_durable);
+}
+
+START_TEST(consumers)
+{
+	const struct broker_consumer_state states[] = {
+		{.channel = SPAN_LITERAL("durable"),
+		 .name = "w",
+		 .subscriptions = 1,
+		 .lag = 2,
+		 .outstanding = 3,
+		 .deferred = 4},
+		{.channel = SPAN_LITERAL("other"), .name = "v", .idle_since_ms = 1764000000999},
+	};
+
+	expect("consumers", "", "{\"consumers\":[]}");
+	fake.consumers = states;
+	fake.consumer_count = ARRAY_LENGTH(states);
+	expect("consumers", "{}",
+	       "{\"consumers\":[{\"channel\":\"durable\",\"consumer\":\"w\",\"subscriptions\":1,"
+	       "\"lag\":2,\"outstanding\":3,\"deferred\":4,\"idle_since_ms\":null},"
+	       "{\"channel\":\"other\",\"consumer\":\"v\",\"subscriptions\":0,\"lag\":0,"
+	       "\"outstanding\":0,\"deferred\":0,\"idle_since_ms\":1764000000999}]}");
+	ck_assert(!fake.asked_channel);
+	fake.consumer_count = 0;
+	expect("consumers", "{\"channel\":\"durable\"}", "{\"consumers\":[]}");
+	ck_assert(fake.asked_channel);
+	expect_channel_refused("consumers");
+}
+END_TEST
+
+START_TEST(consumer_rm)
+{
+	fake.has_store = true;
+	expect("consumer-rm", "{\"channel\":\"durable\",\"consumer\":\"w\"}", "{\"ok\":true}");
+	ck_assert_str_eq(fake.removed, "w");
+
+	fake.removal = BROKER_REMOVE_NONE;
+	expect("consumer-rm", "{\"channel\":\"durable\",\"consumer\":\"v\"}",
+	       "{\"error\":\"not-found: the channel has no consumer 'v'\"}");
+	fake.removal = BROKER_REMOVE_FAILED;
+	expect("consumer-rm", "{\"channel\":\"durable\",\"consumer\":\"w\"}",
+	       "{\"error\":\"store-full: there is no room in state_dir\"}");
+	fake.store_is_down = true;
+	expect("consumer-rm", "{\"channel\":\"durable\",\"consumer\":\"w\"}", store_down);
+
+	fake.removed[0] = '\0';
+	expect("consumer-rm", "{\"consumer\":\"w\"}", no_channel);
+	expect_channel_refused("consumer-rm");
+	expect("consumer-rm", "{\"channel\":\"durable\"}",
+	       "{\"error\":\"invalid: 'consumer' must be the name of a consumer\"}");
+	expect("consumer-rm", "{\"channel\":\"durable\",\"consumer\":1}",
+	       "{\"error\":\"invalid: 'consumer' must be the name of a consumer\"}");
+	ck_assert_str_eq(fake.removed, "");
+}
+END_TEST
+
+START_TEST(dead)
+{
+	static char origin[] = "jobs/7", consumer[] = "w", text[] = "no \xC3\xA9";
+	const struct broker_dead letters[] = {
+		{1, origin, consumer, text, sizeof(text) - 1, true, 3},
+		{2, origin, consumer, NULL, 0, false, 5},
+	};
+
+	fake.has_store = true;
+	expect("dead", "{\"channel\":\"durable\"}", "{\"dead\":[]}");
+	ck_assert_uint_eq(fake.dead_from, 1);
+	ck_assert_uint_eq(fake.dead_limit, 100);
+	fake.dead = letters;
+	fake.dead_count = ARRAY_LENGTH(letters);
+	expect("dead", "{\"channel\":\"durable\",\"from\":7,\"count\":2}",
+	       "{\"dead\":[{\"sequence\":1,\"origin\":\"jobs/7\",\"consumer\":\"w\","
+	       "\"reason\":\"rejected\",\"attempts\":3,\"text\":\"no \xC3\xA9\"},"
+	       "{\"sequence\":2,\"origin\":\"jobs/7\",\"consumer\":\"w\","
+	       "\"reason\":\"attempts\",\"attempts\":5,\"text\":\"\"}]}");
+	ck_assert_uint_eq(fake.dead_from, 7);
+	ck_assert_uint_eq(fake.dead_limit, 2);
+	expect("dead", "", no_channel);
+	expect_channel_refused("dead");
+	expect("dead", "{\"channel\":\"durable\",\"from\":-1}",
+	       "{\"error\":\"invalid: 'from' must be the sequence of a message\"}");
+	expect("dead", "{\"channel\":\"durable\",\"from\":\"1\"}",
+	       "{\"error\":\"invalid: 'from' must be the sequence of a message\"}");
+	expect("dead", "{\"channel\":\"durable\",\"count\":0}",
+	       "{\"error\":\"invalid: 'count' must be a number from 1 on\"}");
+	fake.dead_fails = true;
+	ck_assert_ptr_null(ask_span("dead", span_of("{\"channel\":\"durable\"}")));
+	fake.store_is_down = true;
+	expect("dead", "{\"channel\":\"durable\"}", store_down);
 }
 END_TEST
 
@@ -309,6 +418,7 @@ START_TEST(no_memory_no_reply)
 	ck_assert_ptr_null(ask_span("connections", span_of("")));
 	ck_assert_ptr_null(ask_span("channels", span_of("")));
 	ck_assert_ptr_null(ask_span("workers", span_of("")));
+	ck_assert_ptr_null(ask_span("consumers", span_of("")));
 	expect("ping", "", "{\"ok\":true}");
 
 	size_t length = 1;
@@ -375,6 +485,9 @@ START_TEST(values)
 		.workers = 14,
 		.conversations = 15,
 		.subscriptions = 16,
+		.store_bytes = 21,
+		.commit_bytes = 22,
+		.commit_waiters = 23,
 	};
 	metric_add(METRIC_PUBLISHES, 17);
 	metric_add(METRIC_REFUSED_TOKEN, 18);
@@ -395,6 +508,9 @@ START_TEST(values)
 	expect_line(page, "liminal_workers_active 14");
 	expect_line(page, "liminal_conversations_active 15");
 	expect_line(page, "liminal_subscriptions_active 16");
+	expect_line(page, "liminal_store_bytes 21");
+	expect_line(page, "liminal_commit_queue_bytes 22");
+	expect_line(page, "liminal_commit_waiters 23");
 	expect_line(page, "liminal_publishes_total 17");
 	expect_line(page, "liminal_deliveries_total 0");
 	expect_line(page, "liminal_admission_refusals_total{reason=\"token\"} 18");
@@ -410,8 +526,8 @@ END_TEST
 START_TEST(channel_values)
 {
 	const struct broker_channel_state states[] = {
-		{SPAN_LITERAL("events"), 1, 2, 3, 4, 5, 6, 7},
-		{SPAN_LITERAL("a\"b\\c\nd"), 10, 20, 30, 40, 50, 60, 70},
+		{SPAN_LITERAL("events"), 1, 2, 3, 4, 5, 6, 7, false, 8, 9, 10},
+		{SPAN_LITERAL("a\"b\\c\nd"), 10, 20, 30, 40, 50, 60, 70, true, 80, 90, 100},
 	};
 
 	fake.channels = states;
@@ -425,6 +541,46 @@ START_TEST(channel_values)
 	expect_line(page, "liminal_dedup_keys{channel=\"events\"} 6");
 	expect_line(page, "liminal_dedup_hits_total{channel=\"events\"} 7");
 	expect_line(page, "liminal_drops_total{channel=\"a\\\"b\\\\c\\nd\"} 50");
+	expect_line(page, "liminal_channel_first_sequence{channel=\"a\\\"b\\\\c\\nd\"} 80");
+	expect_line(page, "liminal_channel_last_sequence{channel=\"a\\\"b\\\\c\\nd\"} 90");
+	expect_line(page, "liminal_stale_answers_total{channel=\"a\\\"b\\\\c\\nd\"} 100");
+	/* A plain channel has none of these. */
+	ck_assert_ptr_null(strstr(page, "liminal_channel_first_sequence{channel=\"events\"}"));
+	free(page);
+}
+END_TEST
+
+START_TEST(consumer_values)
+{
+	const struct broker_consumer_state states[] = {
+		{.channel = SPAN_LITERAL("c"),
+		 .name = "w",
+		 .lag = 1,
+		 .outstanding = 2,
+		 .deferred = 3,
+		 .redeliveries = 4,
+		 .discarded = 5,
+		 .dead_rejected = 6,
+		 .dead_attempts = 7},
+		{.channel = SPAN_LITERAL("d"), .name = "w", .lag = UINT64_MAX},
+	};
+
+	fake.consumers = states;
+	fake.consumer_count = ARRAY_LENGTH(states);
+	char *page = render();
+	expect_line(page, "liminal_consumer_lag{channel=\"c\",consumer=\"w\"} 1");
+	expect_line(page, "liminal_consumer_lag{channel=\"d\",consumer=\"w\"} "
+			  "18446744073709551615");
+	expect_line(page, "liminal_consumer_outstanding{channel=\"c\",consumer=\"w\"} 2");
+	expect_line(page, "liminal_consumer_deferred{channel=\"c\",consumer=\"w\"} 3");
+	expect_line(page, "liminal_redeliveries_total{channel=\"c\",consumer=\"w\"} 4");
+	expect_line(page, "liminal_discarded_total{channel=\"c\",consumer=\"w\"} 5");
+	expect_line(page, "liminal_dead_letters_total{channel=\"c\",consumer=\"w\","
+			  "reason=\"rejected\"} 6");
+	expect_line(page, "liminal_dead_letters_total{channel=\"c\",consumer=\"w\","
+			  "reason=\"attempts\"} 7");
+	expect_line(page, "# TYPE liminal_consumer_lag gauge");
+	expect_line(page, "# TYPE liminal_dead_letters_total counter");
 	free(page);
 }
 END_TEST
@@ -450,6 +606,18 @@ START_TEST(histograms)
 	expect_line(page, "liminal_publish_ack_seconds_count 4");
 	expect_line(page, "liminal_request_reply_seconds_count 0");
 	free(page);
+
+	/* A number of messages is no time. */
+	metric_observe(HISTOGRAM_COMMIT_MESSAGES, 1, 1);
+	metric_observe(HISTOGRAM_COMMIT_MESSAGES, 4096, 1);
+	page = render();
+	expect_line(page, "liminal_store_commit_messages_bucket{le=\"1\"} 1");
+	expect_line(page, "liminal_store_commit_messages_bucket{le=\"2000\"} 1");
+	expect_line(page, "liminal_store_commit_messages_bucket{le=\"5000\"} 2");
+	expect_line(page, "liminal_store_commit_messages_bucket{le=\"1000000\"} 2");
+	expect_line(page, "liminal_store_commit_messages_sum 4097");
+	expect_line(page, "liminal_store_commit_messages_count 2");
+	free(page);
 }
 END_TEST
 
@@ -458,12 +626,18 @@ START_TEST(format)
 {
 	const struct broker_channel_state states[] = {
 		{.name = SPAN_LITERAL("a")},
-		{.name = SPAN_LITERAL("b")},
+		{.name = SPAN_LITERAL("b"), .durable = true},
+	};
+	const struct broker_consumer_state consumer_states[] = {
+		{.channel = SPAN_LITERAL("b"), .name = "v"},
+		{.channel = SPAN_LITERAL("b"), .name = "w"},
 	};
 	char family[128] = "", prefix[192];
 
 	fake.channels = states;
 	fake.channel_count = ARRAY_LENGTH(states);
+	fake.consumers = consumer_states;
+	fake.consumer_count = ARRAY_LENGTH(consumer_states);
 	char *page = render(), *copy = strdup(page), *rest = NULL;
 	ck_assert_ptr_nonnull(copy);
 	for (char *line = strtok_r(copy, "\n", &rest); line != NULL;
@@ -510,6 +684,9 @@ static Suite *admin_suite(void)
 	tcase_add_test(control, connections);
 	tcase_add_test(control, channels);
 	tcase_add_test(control, workers);
+	tcase_add_test(control, consumers);
+	tcase_add_test(control, consumer_rm);
+	tcase_add_test(control, dead);
 	tcase_add_test(control, close_one);
 	tcase_add_test(control, drain);
 	tcase_add_test(control, bad_requests);
@@ -521,6 +698,7 @@ static Suite *admin_suite(void)
 	tcase_add_checked_fixture(metrics, setup, teardown);
 	tcase_add_test(metrics, values);
 	tcase_add_test(metrics, channel_values);
+	tcase_add_test(metrics, consumer_values);
 	tcase_add_test(metrics, histograms);
 	tcase_add_test(metrics, format);
 	suite_add_tcase(suite, metrics);

@@ -1,5 +1,6 @@
 #include "admin_fakes.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,6 +60,82 @@ void broker_worker_states_free(struct broker_worker_state **states, size_t count
 	(void)count;
 	free(*states);
 	*states = NULL;
+}
+
+bool broker_consumer_states(struct broker *broker, struct channel *channel,
+			    struct broker_consumer_state **states, size_t *count)
+{
+	void *copy;
+	bool copied =
+		fake_copy(&copy, count, fake.consumers, fake.consumer_count, sizeof(**states));
+
+	(void)broker;
+	fake.asked_channel = channel != NULL;
+	*states = copy;
+	return copied;
+}
+
+bool broker_has_store(const struct broker *broker)
+{
+	(void)broker;
+	return fake.has_store;
+}
+
+bool broker_store_is_up(const struct broker *broker)
+{
+	(void)broker;
+	return fake.has_store && !fake.store_is_down;
+}
+
+/* Addresses alone: what they point to is never looked at. */
+static char fake_plain, fake_durable;
+
+struct channel *broker_channel(struct broker *broker, struct span name)
+{
+	(void)broker;
+	if (span_equal(name, span_of("plain")))
+		return (struct channel *)(void *)&fake_plain;
+	if (span_equal(name, span_of("durable")))
+		return (struct channel *)(void *)&fake_durable;
+	return NULL;
+}
+
+bool broker_channel_is_durable(const struct channel *channel)
+{
+	return (const void *)channel == &fake_durable;
+}
+
+enum broker_remove_result broker_consumer_remove(struct broker *broker, struct channel *channel,
+						 struct span consumer)
+{
+	(void)broker;
+	(void)channel;
+	snprintf(fake.removed, sizeof(fake.removed), "%.*s", (int)consumer.length,
+		 (const char *)consumer.data);
+	return fake.removal;
+}
+
+bool broker_dead_read(struct broker *broker, struct channel *channel, uint64_t from, uint64_t count,
+		      struct broker_dead **dead, size_t *found)
+{
+	void *copy;
+	bool copied = fake_copy(&copy, found, fake.dead, fake.dead_count, sizeof(**dead));
+
+	(void)broker;
+	(void)channel;
+	fake.dead_from = from;
+	fake.dead_limit = count;
+	*dead = copy;
+	if (fake.dead_fails)
+		broker_dead_free(dead, *found);
+	return copied && !fake.dead_fails;
+}
+
+void broker_dead_free(struct broker_dead **dead, size_t count)
+{
+	(void)count;
+	free(*dead);
+	*dead = NULL;
 }
 
 bool net_listening(struct net *net)

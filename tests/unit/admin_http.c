@@ -193,6 +193,24 @@ START_TEST(not_ready)
 }
 END_TEST
 
+START_TEST(store_not_ready)
+{
+	const char *answer;
+
+	fake.has_store = true;
+	expect_status(ask("GET /ready HTTP/1.0\r\n\r\n"), "200");
+	fake.store_is_down = true;
+	answer = ask("GET /ready HTTP/1.0\r\n\r\n");
+	expect_status(answer, "503");
+	expect_body(answer, "{\"ready\":false,\"unmet_conditions\":[\"store_ready\"]}");
+	fake.listening = false;
+	answer = ask("GET /ready HTTP/1.0\r\n\r\n");
+	expect_status(answer, "503");
+	expect_body(answer, "{\"ready\":false,"
+			    "\"unmet_conditions\":[\"listener_bound\",\"store_ready\"]}");
+}
+END_TEST
+
 START_TEST(metrics)
 {
 	const char *answer = ask("GET /metrics HTTP/1.0\r\n\r\n");
@@ -422,6 +440,7 @@ static Suite *admin_http_suite(void)
 	tcase_add_checked_fixture(serving, setup_serving, teardown);
 	tcase_add_test(serving, health);
 	tcase_add_test(serving, ready);
+	tcase_add_test(serving, store_not_ready);
 	tcase_add_test(serving, metrics);
 	tcase_add_test(serving, head);
 	tcase_add_test(serving, other_paths);

@@ -669,41 +669,49 @@ START_TEST(counters_lose_nothing_between_threads)
 	metric_read_histogram(HISTOGRAM_PUBLISH_SECONDS, &value);
 	ck_assert_uint_eq(value.count, 40000);
 	ck_assert_uint_eq(value.buckets[1], 40000);
-	ck_assert_uint_eq(value.sum_ns, UINT64_C(600000000));
+	ck_assert_uint_eq(value.sum, UINT64_C(600000000));
 	metric_read_histogram(HISTOGRAM_REQUEST_SECONDS, &value);
 	ck_assert_uint_eq(value.count, 0);
 }
 END_TEST
 
-START_TEST(observation_falls_into_the_first_bucket_that_holds_it)
+static void check_buckets(enum metric_histogram histogram, enum metric_unit unit)
 {
+	const int64_t *bounds = metric_bounds[unit];
 	struct metric_histogram_value value;
-	uint64_t sum_ns = 0;
+	uint64_t sum = 0;
 	size_t i;
 
-	metric_observe(HISTOGRAM_REQUEST_SECONDS, -5, 1);
+	metric_observe(histogram, -5, 1);
 	for (i = 0; i < METRIC_BUCKETS; i++) {
-		metric_observe(HISTOGRAM_REQUEST_SECONDS, metric_bucket_ns[i], 1);
-		metric_observe(HISTOGRAM_REQUEST_SECONDS, metric_bucket_ns[i] + 1, 1);
-		sum_ns += 2 * (uint64_t)metric_bucket_ns[i] + 1;
+		metric_observe(histogram, bounds[i], 1);
+		metric_observe(histogram, bounds[i] + 1, 1);
+		sum += 2 * (uint64_t)bounds[i] + 1;
 	}
-	metric_read_histogram(HISTOGRAM_REQUEST_SECONDS, &value);
+	metric_read_histogram(histogram, &value);
 	for (i = 0; i < METRIC_BUCKETS; i++)
 		ck_assert_uint_eq(value.buckets[i], 2);
 	ck_assert_uint_eq(value.buckets[METRIC_BUCKETS], 1);
 	ck_assert_uint_eq(value.count, 2 * METRIC_BUCKETS + 1);
-	ck_assert_uint_eq(value.sum_ns, sum_ns);
+	ck_assert_uint_eq(value.sum, sum);
+}
+
+START_TEST(observation_falls_into_the_first_bucket_that_holds_it)
+{
+	check_buckets(HISTOGRAM_REQUEST_SECONDS, METRIC_UNIT_SECONDS);
+	check_buckets(HISTOGRAM_COMMIT_MESSAGES, METRIC_UNIT_NUMBER);
 }
 END_TEST
 
-START_TEST(buckets_rise_from_10_us_to_10_s)
+START_TEST(buckets_rise_from_10_us_to_10_s_and_from_1_to_a_million)
 {
-	size_t i;
-
-	ck_assert_int_eq(metric_bucket_ns[0], 10000);
-	ck_assert_int_eq(metric_bucket_ns[METRIC_BUCKETS - 1], 10 * NS_PER_S);
-	for (i = 1; i < METRIC_BUCKETS; i++)
-		ck_assert_int_gt(metric_bucket_ns[i], metric_bucket_ns[i - 1]);
+	ck_assert_int_eq(metric_bounds[METRIC_UNIT_SECONDS][0], 10000);
+	ck_assert_int_eq(metric_bounds[METRIC_UNIT_SECONDS][METRIC_BUCKETS - 1], 10 * NS_PER_S);
+	ck_assert_int_eq(metric_bounds[METRIC_UNIT_NUMBER][0], 1);
+	ck_assert_int_eq(metric_bounds[METRIC_UNIT_NUMBER][METRIC_BUCKETS - 1], 1000000);
+	for (size_t unit = 0; unit < METRIC_UNIT_COUNT; unit++)
+		for (size_t i = 1; i < METRIC_BUCKETS; i++)
+			ck_assert_int_gt(metric_bounds[unit][i], metric_bounds[unit][i - 1]);
 }
 END_TEST
 
@@ -753,7 +761,10 @@ START_TEST(metric_table_is_fit_for_prometheus)
 			check_help(row);
 	}
 	for (row = metric_histogram_rows; row < metric_histogram_rows + HISTOGRAM_COUNT; row++) {
-		check_family(row, "_seconds");
+		check_family(row, metric_histogram_units[row - metric_histogram_rows] ==
+						  METRIC_UNIT_SECONDS
+					  ? "_seconds"
+					  : "_messages");
 		check_help(row);
 	}
 }
@@ -786,7 +797,7 @@ static Suite *base_suite(void)
 #endif
 	tcase_add_test(tests, counters_lose_nothing_between_threads);
 	tcase_add_test(tests, observation_falls_into_the_first_bucket_that_holds_it);
-	tcase_add_test(tests, buckets_rise_from_10_us_to_10_s);
+	tcase_add_test(tests, buckets_rise_from_10_us_to_10_s_and_from_1_to_a_million);
 	tcase_add_test(tests, metric_table_is_fit_for_prometheus);
 	suite_add_tcase(suite, tests);
 	return suite;

@@ -40,7 +40,7 @@ void start(void)
 	const char *error;
 
 	prepare();
-	broker = broker_new(&settings, BOOT_MS, &error);
+	broker = broker_new(&settings, BOOT_MS, NULL, &error);
 	ck_assert_ptr_nonnull(broker);
 	ck_assert_ptr_null(error);
 }

@@ -197,7 +197,7 @@ static bool play(long which, bool all_that_follow)
 	failing_begin(which, all_that_follow);
 	settings.no_worker = BROKER_NO_WORKER_ECHO;
 	settings.worker_settle_ms = 0;
-	broker = broker_new(&settings, BOOT_MS, &error);
+	broker = broker_new(&settings, BOOT_MS, NULL, &error);
 	ck_assert((broker == NULL) == (error != NULL));
 	if (broker != NULL) {
 		broker_set_control(broker,

@@ -227,7 +227,7 @@ static void broker_start(int64_t reply_timeout_ms)
 	};
 	const char *error;
 
-	broker = broker_new(&settings, 1, &error);
+	broker = broker_new(&settings, 1, NULL, &error);
 	ASSERT(broker != NULL);
 }
 

@@ -718,7 +718,7 @@ START_TEST(unknown_key_is_told_what_was_meant)
 		      "max_pending_replies_per_conection = 4\n"
 		      "[channel c]\n"
 		      "dedup_keys = 1\n"
-		      "max_age = 1h\n",
+		      "max_commit_bytes = 1M\n",
 		      "x.conf:2: unknown key \"listn\" in [server]; did you mean \"listen\"?\n"
 		      "x.conf:3: unknown key \"drain_time\" in [server]; did you mean "
 		      "\"drain_timeout\"?\n"
@@ -734,11 +734,12 @@ START_TEST(unknown_key_is_told_what_was_meant)
 		      "did you mean \"max_pending_replies_per_connection\"?\n"
 		      "x.conf:12: unknown key \"dedup_keys\" in [channel]; did you mean "
 		      "\"dedup_max_keys\"?\n"
-		      "x.conf:13: unknown key \"max_age\" in [channel]\n");
+		      "x.conf:13: unknown key \"max_commit_bytes\" in [channel]; it belongs in "
+		      "[store]\n");
 }
 END_TEST
 
-/* --- tokens, schemas, durable channels -------------------------------------------------------- */
+/* --- tokens, schemas -------------------------------------------------------- */
 
 static char *token_of_file(const char *bytes, size_t length)
 {
@@ -854,20 +855,6 @@ START_TEST(schema_gives_the_id_of_its_bytes)
 		       folder, folder);
 	expect_errors("[channel a]\nschema = none\n[channel b]\nschema = folder\n", error);
 	free(error);
-}
-END_TEST
-
-START_TEST(durable_channels_are_refused)
-{
-	expect_errors("[channel a]\ndurable = yes\n[server]\nstate_dir = /var/lib/x\n"
-		      "[channel b]\ndurable = no\n",
-		      "x.conf:2: durable = yes: durable channels are not part of this version "
-		      "yet\n"
-		      "x.conf:4: state_dir: durable channels are not part of this version yet\n");
-	ck_assert_int_eq(setenv("LIMINAL_PERSISTENCE_PATH", "/x", 1), 0);
-	expect_errors("[server]\nstate_dir = /var/lib/x\n",
-		      "LIMINAL_PERSISTENCE_PATH: durable channels are not part of this version "
-		      "yet\n");
 }
 END_TEST
 
@@ -1135,7 +1122,6 @@ static Suite *config_suite(void)
 	tcase_add_test(files, token_file_that_gives_no_token_is_an_error);
 	tcase_add_test(files, one_token_only);
 	tcase_add_test(files, schema_gives_the_id_of_its_bytes);
-	tcase_add_test(files, durable_channels_are_refused);
 	tcase_add_test(files, no_message_shows_a_token);
 	tcase_add_test(files, file_that_cannot_be_read_is_an_error);
 	tcase_add_test(files, unwise_values_draw_warnings);

@@ -105,6 +105,11 @@ START_TEST(printed_configuration_loads_to_the_same)
 			  "worker_queues = b;c\n"
 			  "unanswered_channels = x\n"
 			  "\n"
+			  "[store]\n"
+			  "max_commit_bytes = 64M\n"
+			  "max_commit_bytes_per_connection = 8M\n"
+			  "cache_bytes = 16M\n"
+			  "\n"
 			  "[channel one]\n"
 			  "durable = no\n"
 			  "slow_consumer = drop\n"
@@ -207,16 +212,17 @@ START_TEST(sample_file_changes_nothing)
 }
 END_TEST
 
-/* With every line uncommented, nothing is wrong but what excludes each other or is not there. */
+/* With every line uncommented, and the channel durable as some of them demand, nothing is wrong but
+ * what excludes each other or is not there. */
 START_TEST(sample_lines_can_be_used)
 {
 	static const char *const expected[] = {
 #ifndef HAVE_HTTP
 		"http_listen \"127.0.0.1:7481\" is not none",
 #endif
-		"state_dir: durable channels",
 		"token and token_file exclude",
 		"schema \"/etc/liminald/events.schema.json\" cannot be read",
+		"dead_letter \"orders.dead\" is not configured",
 	};
 	char *text = format("%s", sample);
 	struct configuration_problems problems;
@@ -233,6 +239,8 @@ START_TEST(sample_lines_can_be_used)
 			line[0] = ' ';
 			keys++;
 		}
+		if (strncmp(line, "  durable = no\n", 15) == 0)
+			memcpy(line, " durable = yes", 14);
 	}
 	ck_assert_uint_eq(keys, OPTION_COUNT);
 	ck_assert_ptr_null(load_bytes(text, strlen(text), &problems));
@@ -336,7 +344,7 @@ START_TEST(examples_of_the_manual_are_valid)
 		examples++;
 		start = text;
 	}
-	ck_assert_uint_eq(examples, 3);
+	ck_assert_uint_eq(examples, 4);
 }
 END_TEST
 

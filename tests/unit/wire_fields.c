@@ -325,6 +325,30 @@ START_TEST(hot_publish_ack_is_the_codecs)
 }
 END_TEST
 
+START_TEST(hot_publish_ack_with_position_is_the_codecs)
+{
+	static const uint8_t flags[] = {0, 0x01, 0x80};
+	uint8_t hot[WIRE_PUBLISH_ACK_POSITION_SIZE], bytes[WIRE_PUBLISH_ACK_POSITION_SIZE];
+
+	for (size_t i = 0; i < ARRAY_LENGTH(flags); i++) {
+		struct wire_frame frame = {
+			.header = {.type = WIRE_PUBLISH_ACK,
+				   .flags = flags[i] | 0x02,
+				   .stream = 0x01020304},
+			.u.publish_ack = {.message = UINT64_C(0x1112131415161718),
+					  .has_position = true,
+					  .position = UINT64_C(0x2122232425262728)},
+		};
+
+		wire_put_publish_ack_position(hot, flags[i], 0x01020304,
+					      UINT64_C(0x1112131415161718),
+					      UINT64_C(0x2122232425262728));
+		ck_assert_uint_eq(wire_encode(&frame, bytes, sizeof(bytes)), sizeof(hot));
+		ck_assert_mem_eq(hot, bytes, sizeof(hot));
+	}
+}
+END_TEST
+
 START_TEST(hot_deliver_is_the_codecs)
 {
 	struct sample sample = sample_of(WIRE_PUBLISH, 0, WIRE_VERSION_1_0, "S" DEPENDENT);
@@ -432,6 +456,7 @@ static Suite *wire_fields_suite(void)
 
 	tcase_add_test(encoding, frame_that_no_length_can_say_is_refused);
 	tcase_add_test(encoding, hot_publish_ack_is_the_codecs);
+	tcase_add_test(encoding, hot_publish_ack_with_position_is_the_codecs);
 	tcase_add_test(encoding, hot_deliver_is_the_codecs);
 	tcase_add_test(encoding, hot_reply_envelope_is_the_codecs);
 	tcase_add_test(encoding, integers_are_big_endian);
