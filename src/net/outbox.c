@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "net/net_priv.h"
+#include "net/socket.h"
 
 /* Either bytes of its own, or a piece of a buffer. */
 struct chunk {
@@ -757,26 +758,36 @@ bool outbox_flush_turn(struct conn *conn)
 	return keep;
 }
 
+/*
+ * What the peer's system has taken, which a send alone does not tell: Linux makes a socket writable
+ * only when a third of its buffer is free, and that may be a megabyte.
+ */
+static uint64_t outbox_taken_locked(const struct conn *conn)
+{
+	return conn->outbox.sent - socket_untaken(conn->fd);
+}
+
 enum finish_result outbox_finish(struct conn *conn, int64_t timeout_ms)
 {
 	struct outbox *outbox = &conn->outbox;
 	int64_t give_up_ns = clock_after_ms(clock_mono_ns(), timeout_ms);
 	enum finish_result result = FINISH_WRITTEN;
-	uint64_t seen;
+	uint64_t seen, taken;
 
 	outbox_flush(conn, NULL);
 	mutex_lock(&outbox->lock);
 	outbox->waited = true;
-	seen = outbox->sent;
+	seen = outbox_taken_locked(conn);
 	while (outbox->head != NULL && !outbox_is_dead(conn)) {
 		if (cond_wait_until(&outbox->changed, &outbox->lock, give_up_ns))
 			continue;
-		if (outbox->sent == seen) {
+		taken = outbox_taken_locked(conn);
+		if (taken == seen) {
 			outbox_die_locked(conn);
 			result = FINISH_LATE;
 			break;
 		}
-		seen = outbox->sent;
+		seen = taken;
 		give_up_ns = clock_after_ms(clock_mono_ns(), timeout_ms);
 	}
 	outbox->waited = false;

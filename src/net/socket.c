@@ -6,8 +6,15 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 #include <unistd.h>
+#ifdef HAVE_LINUX_SOCKIOS_H
+#include <linux/sockios.h>
+#endif
+#ifdef HAVE_SYS_FILIO_H
+#include <sys/filio.h>
+#endif
 
 #include "base/log.h"
 #include "base/metrics.h"
@@ -193,6 +200,29 @@ bool socket_accept_failed(int failure, const char *address)
 		log_client_event(LOG_LEVEL_ERROR, "accept failed", LOG_STR("address", address),
 				 LOG_STR("reason", strerror(failure)));
 	return pause;
+}
+
+/* --- connected sockets --------------------------------------------------------------------- */
+
+size_t socket_untaken(int fd)
+{
+	int bytes = 0;
+
+#if defined(SIOCOUTQ)
+	if (ioctl(fd, SIOCOUTQ, &bytes) != 0)
+		return 0;
+#elif defined(FIONWRITE)
+	if (ioctl(fd, FIONWRITE, &bytes) != 0)
+		return 0;
+#elif defined(SO_NWRITE)
+	socklen_t size = sizeof(bytes);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_NWRITE, &bytes, &size) != 0)
+		return 0;
+#else
+	(void)fd;
+#endif
+	return bytes > 0 ? (size_t)bytes : 0;
 }
 
 /* --- pipes --------------------------------------------------------------------------------- */

@@ -41,6 +41,10 @@ bool socket_adopt(int fd, struct text *error);
 #define SOCKET_PAUSE_MS 100
 bool socket_accept_failed(int failure, const char *address);
 
+/* How many bytes that were sent on FD the peer's system has not taken yet; 0 where that cannot be
+ * asked. */
+size_t socket_untaken(int fd);
+
 /* A pipe that wakes a thread from poll: both ends without blocking. */
 bool pipe_open(int *read_end, int *write_end);
 void pipe_wake(int write_end);

@@ -7,6 +7,7 @@ wants it to stands at the other end.
 import os
 import socket
 import struct
+import time
 
 from frames import *
 from harness import Server, Skip, eventually, scenario
@@ -458,6 +459,26 @@ def close_timeout():
         client.send(disconnect())
         assert server.closed(client) == "close_timeout"
         publisher.expect_nothing()
+
+
+@scenario("Connections", "a peer that reads slowly, but steadily, makes progress all the time: it gets "
+          "everything")
+def slow_progress():
+    with Server(server={"close_timeout": "500ms"}) as server:
+        client, publisher = server.client(receive_buffer=4096), server.client()
+        client.subscribe(1, "events")
+        for _ in range(16):
+            publisher.publish(1, "events", bytes(1 << 20))
+        client.send(disconnect())
+        # For some close_timeouts less than would make the server's socket writable again.
+        until = time.monotonic() + 1.7
+        while time.monotonic() < until:
+            client.buffer += client.socket.recv(4096)
+            time.sleep(0.02)
+        for sequence in range(1, 17):
+            client.expect(deliver(1, sequence, bytes(1 << 20)))
+        client.expect_end()
+        assert server.closed(client) == "disconnect"
 
 
 @scenario("Connections", "a peer that does not read is alive: what is queued for it is all there "
