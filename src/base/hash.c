@@ -1,6 +1,7 @@
 /*
  * SipHash-1-3 and the chained table over it. A table doubles when it has as many elements as
- * buckets, and never shrinks.
+ * buckets, and never shrinks. Each insertion then moves MOVE_STEP of the old buckets, so that all
+ * are moved long before it doubles again.
  */
 #include "base/hash.h"
 
@@ -13,6 +14,8 @@
 #endif
 
 #define HASH_FIRST_BUCKETS 16
+
+#define MOVE_STEP 2
 
 static uint64_t hash_key[2];
 
@@ -122,29 +125,43 @@ void hash_init(struct hash *table)
 void hash_destroy(struct hash *table)
 {
 	free(table->buckets);
+	free(table->old);
 	hash_init(table);
 }
 
 static struct hash_node **hash_bucket(const struct hash *table, uint64_t hash)
 {
+	if (table->old != NULL) {
+		size_t index = hash & (table->old_count - 1);
+
+		if (index >= table->moved)
+			return &table->old[index];
+	}
 	return &table->buckets[hash & (table->bucket_count - 1)];
 }
 
-/* Moves every element into COUNT buckets; changes nothing when memory for them is missing. */
-static void hash_resize(struct hash *table, size_t count)
+/* Begins to move to COUNT buckets; changes nothing when memory for them is missing. */
+static void hash_grow(struct hash *table, size_t count)
 {
-	struct hash old = *table;
 	struct hash_node **buckets = calloc(count, sizeof(struct hash_node *));
-	size_t i;
 
 	if (buckets == NULL)
 		return;
+	table->old = table->buckets;
+	table->old_count = table->bucket_count;
+	table->moved = 0;
 	table->buckets = buckets;
 	table->bucket_count = count;
-	for (i = 0; i < old.bucket_count; i++) {
-		struct hash_node *node, *next;
+}
 
-		for (node = old.buckets[i]; node != NULL; node = next) {
+/* Moves some of the old buckets. */
+static void hash_move(struct hash *table)
+{
+	for (int step = 0; step < MOVE_STEP && table->moved < table->old_count; step++) {
+		struct hash_node *node = table->old[table->moved], *next;
+
+		table->old[table->moved++] = NULL;
+		for (; node != NULL; node = next) {
 			struct hash_node **bucket = hash_bucket(table, node->hash);
 
 			next = node->next;
@@ -152,17 +169,23 @@ static void hash_resize(struct hash *table, size_t count)
 			*bucket = node;
 		}
 	}
-	free(old.buckets);
+	if (table->moved < table->old_count)
+		return;
+	free(table->old);
+	table->old = NULL;
+	table->old_count = 0;
 }
 
 bool hash_insert(struct hash *table, struct hash_node *node, uint64_t hash)
 {
 	struct hash_node **bucket;
 
-	if (table->bucket_count == 0)
-		hash_resize(table, HASH_FIRST_BUCKETS);
+	if (table->old != NULL)
+		hash_move(table);
+	else if (table->bucket_count == 0)
+		hash_grow(table, HASH_FIRST_BUCKETS);
 	else if (table->count >= table->bucket_count)
-		hash_resize(table, table->bucket_count * 2);
+		hash_grow(table, table->bucket_count * 2);
 	if (table->bucket_count == 0)
 		return false;
 	bucket = hash_bucket(table, hash);

@@ -458,8 +458,8 @@ void client_prune_subscriptions(struct client *client)
 	if (client->subscriptions.count ==
 	    atomic_load_explicit(&client->live_subscriptions, memory_order_relaxed))
 		return;
-	for (size_t i = 0; i < client->subscriptions.bucket_count; i++) {
-		struct hash_node *node = client->subscriptions.buckets[i];
+	for (size_t i = 0; i < hash_slots(&client->subscriptions); i++) {
+		struct hash_node *node = hash_slot(&client->subscriptions, i);
 
 		while (node != NULL) {
 			struct subscription *subscription =
@@ -535,9 +535,9 @@ void broker_unsubscribe(struct client *client, uint64_t id)
 
 void broker_client_end_subscriptions(struct client *client)
 {
-	for (size_t i = 0; i < client->subscriptions.bucket_count; i++)
-		while (client->subscriptions.buckets[i] != NULL)
-			subscription_end(CONTAINER_OF(client->subscriptions.buckets[i],
+	for (size_t i = 0; i < hash_slots(&client->subscriptions); i++)
+		while (hash_slot(&client->subscriptions, i) != NULL)
+			subscription_end(CONTAINER_OF(hash_slot(&client->subscriptions, i),
 						      struct subscription, by_id));
 }
 

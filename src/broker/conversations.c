@@ -340,9 +340,9 @@ void broker_client_end_conversations(struct client *client, struct flush_set *se
 	/* Nothing moves up into the places of its requests to itself. */
 	client->no_pushes = true;
 	client_forget_waiting_locked(client, set);
-	for (size_t i = 0; i < client->conversations.bucket_count; i++)
-		while (client->conversations.buckets[i] != NULL)
-			conversation_close_locked(CONTAINER_OF(client->conversations.buckets[i],
+	for (size_t i = 0; i < hash_slots(&client->conversations); i++)
+		while (hash_slot(&client->conversations, i) != NULL)
+			conversation_close_locked(CONTAINER_OF(hash_slot(&client->conversations, i),
 							       struct conversation, by_id),
 						  set);
 	client_leave_pushed_locked(client);

@@ -283,6 +283,43 @@ START_TEST(hash_table_agrees_with_an_array)
 }
 END_TEST
 
+/* Whether it is growing or not, everything is found, and a walk meets everything once. No insertion
+ * moves more than a little. */
+START_TEST(hash_table_grows_while_it_is_used)
+{
+	static struct entry entries[2000];
+	struct hash table;
+	size_t growing = 0;
+
+	hash_seed();
+	hash_init(&table);
+	for (size_t count = 0; count < ARRAY_LENGTH(entries); count++) {
+		size_t moved = table.moved, met = 0;
+
+		entries[count].key = count;
+		ck_assert(hash_insert(&table, &entries[count].node, hash_u64(count)));
+		if (table.old != NULL) {
+			ck_assert_uint_le(table.moved, moved + 2);
+			growing++;
+		}
+		for (size_t i = 0; i < hash_slots(&table); i++)
+			for (const struct hash_node *node = hash_slot(&table, i); node != NULL;
+			     node = node->next)
+				met++;
+		ck_assert_uint_eq(met, count + 1);
+		for (size_t i = 0; i <= count; i += 1 + random_below(20))
+			ck_assert_ptr_eq(entry_find(&table, i, hash_u64(i)), &entries[i]);
+	}
+	ck_assert_uint_gt(growing, 500);
+	/* A walk may remove what it meets. */
+	for (size_t i = 0; i < hash_slots(&table); i++)
+		while (hash_slot(&table, i) != NULL)
+			hash_remove(&table, hash_slot(&table, i));
+	ck_assert_uint_eq(table.count, 0);
+	hash_destroy(&table);
+}
+END_TEST
+
 /* --- deadlines --- */
 
 START_TEST(deadlines_agree_with_a_model)
@@ -784,6 +821,7 @@ static Suite *base_suite(void)
 	tcase_add_test(tests, buffer_lives_until_its_last_reference);
 	tcase_add_test(tests, hash_depends_on_bytes_length_and_key_only);
 	tcase_add_loop_test(tests, hash_table_agrees_with_an_array, 0, 2);
+	tcase_add_test(tests, hash_table_grows_while_it_is_used);
 	tcase_add_test(tests, deadlines_agree_with_a_model);
 	tcase_add_test(tests, many_deadlines_come_in_order_on_a_small_stack);
 	tcase_add_test(tests, threads_take_no_signals_and_have_numbers);
