@@ -41,12 +41,24 @@ void dedup_free(struct dedup *dedup)
 	hash_destroy(&dedup->keys);
 }
 
-static void dedup_expire(struct dedup *dedup, int64_t now_ns)
+static bool dedup_is_over(const struct dedup *dedup, const struct dedup_key *key, int64_t now_ns)
 {
-	while (!list_empty(&dedup->by_age)) {
+	return clock_after_ms(key->claimed_ns, dedup->window_ms) <= now_ns;
+}
+
+/*
+ * Forgets what is too old, LIMIT keys at most: a million that were claimed in one second would be
+ * over in one, and everybody who publishes waits for the lock meanwhile.
+ */
+#define EXPIRE_PER_CLAIM 64
+#define EXPIRE_PER_COUNT 4096
+
+static void dedup_expire(struct dedup *dedup, int64_t now_ns, size_t limit)
+{
+	for (; limit > 0 && !list_empty(&dedup->by_age); limit--) {
 		struct dedup_key *key = dedup_oldest(dedup);
 
-		if (clock_after_ms(key->claimed_ns, dedup->window_ms) > now_ns)
+		if (!dedup_is_over(dedup, key, now_ns))
 			break;
 		dedup_forget(dedup, key);
 	}
@@ -56,7 +68,7 @@ void dedup_configure(struct dedup *dedup, int64_t window_ms, uint64_t max_keys, 
 {
 	dedup->window_ms = window_ms;
 	dedup->max_keys = max_keys;
-	dedup_expire(dedup, now_ns);
+	dedup_expire(dedup, now_ns, SIZE_MAX);
 	while (dedup->keys.count > max_keys)
 		dedup_forget(dedup, dedup_oldest(dedup));
 }
@@ -68,14 +80,18 @@ enum dedup_result dedup_claim(struct dedup *dedup, struct span key, int64_t now_
 	struct dedup_key *entry;
 
 	*message = NULL;
-	dedup_expire(dedup, now_ns);
+	dedup_expire(dedup, now_ns, EXPIRE_PER_CLAIM);
 	for (struct hash_node *node = hash_first(&dedup->keys, hash); node != NULL;
 	     node = hash_next(node)) {
 		entry = CONTAINER_OF(node, struct dedup_key, by_key);
-		if (span_equal(key, (struct span){entry->bytes, entry->length})) {
-			*message = &entry->message;
-			return DEDUP_KNOWN;
+		if (!span_equal(key, (struct span){entry->bytes, entry->length}))
+			continue;
+		if (dedup_is_over(dedup, entry, now_ns)) {
+			dedup_forget(dedup, entry);
+			break;
 		}
+		*message = &entry->message;
+		return DEDUP_KNOWN;
 	}
 	entry = malloc(sizeof(*entry) + key.length);
 	if (entry == NULL)
@@ -98,6 +114,6 @@ enum dedup_result dedup_claim(struct dedup *dedup, struct span key, int64_t now_
 
 uint64_t dedup_count(struct dedup *dedup, int64_t now_ns)
 {
-	dedup_expire(dedup, now_ns);
+	dedup_expire(dedup, now_ns, EXPIRE_PER_COUNT);
 	return dedup->keys.count;
 }

@@ -31,7 +31,8 @@ void dedup_configure(struct dedup *dedup, int64_t window_ms, uint64_t max_keys, 
 enum dedup_result dedup_claim(struct dedup *dedup, struct span key, int64_t now_ns,
 			      uint64_t **message);
 
-/* How many keys are remembered at NOW_NS; forgets the others. */
+/* How many keys are remembered at NOW_NS; for a moment after very many were over at once, those
+ * that are still to be forgotten count, too. */
 uint64_t dedup_count(struct dedup *dedup, int64_t now_ns);
 
 #endif

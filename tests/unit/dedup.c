@@ -136,6 +136,37 @@ START_TEST(window_that_never_ends)
 }
 END_TEST
 
+/* However many are over at once, a claim forgets few of them; and the others are over all the same.
+ */
+START_TEST(many_are_over_at_once)
+{
+	struct dedup dedup;
+	uint64_t *message, left;
+	char text[16];
+
+	dedup_init(&dedup, 1000, 100000);
+	for (uint64_t i = 0; i < 10000; i++) {
+		snprintf(text, sizeof(text), "%llu", (unsigned long long)i);
+		ck_assert_int_eq(dedup_claim(&dedup, span_of(text), 0, &message), DEDUP_NEW);
+		*message = i + 1;
+	}
+	ck_assert_int_eq(dedup_claim(&dedup, SPAN_LITERAL("9999"), NS_PER_S - 1, &message),
+			 DEDUP_KNOWN);
+	ck_assert_int_eq(dedup_claim(&dedup, SPAN_LITERAL("9999"), NS_PER_S, &message), DEDUP_NEW);
+	*message = 10001;
+	ck_assert_uint_gt(dedup.keys.count, 9900);
+	ck_assert_int_eq(dedup_claim(&dedup, SPAN_LITERAL("9999"), NS_PER_S, &message),
+			 DEDUP_KNOWN);
+	ck_assert_uint_eq(*message, 10001);
+	left = dedup_count(&dedup, NS_PER_S);
+	ck_assert_uint_gt(left, 1000);
+	for (int i = 0; i < 3; i++)
+		left = dedup_count(&dedup, NS_PER_S);
+	ck_assert_uint_eq(left, 1);
+	dedup_free(&dedup);
+}
+END_TEST
+
 /* Embedded NULs and a shared beginning do not make keys equal. */
 START_TEST(keys_are_bytes)
 {
@@ -171,6 +202,7 @@ int main(void)
 	tcase_add_test(tests, agrees_with_an_array);
 	tcase_add_test(tests, narrower_bounds_forget_at_once);
 	tcase_add_test(tests, window_that_never_ends);
+	tcase_add_test(tests, many_are_over_at_once);
 	tcase_add_test(tests, keys_are_bytes);
 	suite_add_tcase(suite, tests);
 	runner = srunner_create(suite);
