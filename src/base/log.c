@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -318,6 +319,18 @@ static struct log_line *log_line_new(enum log_level level, const char *event,
 	return line;
 }
 
+/*
+ * A pipe whose reader has stopped, or a stopped terminal, must cost lines, not hold up everybody
+ * who has something to say. Where poll sees room in a pipe, a line fits (PIPE_BUF). The descriptor
+ * may be shared with other programs, and is therefore not made non-blocking.
+ */
+static bool log_has_room(int descriptor)
+{
+	struct pollfd wait = {.fd = descriptor, .events = POLLOUT};
+
+	return poll(&wait, 1, 0) != 0;
+}
+
 /* Writes all of BYTES, or as much as can be; *WRITTEN says how much. False on an error. */
 static bool log_write_all(int descriptor, const char *bytes, size_t length, size_t *written)
 {
@@ -342,6 +355,8 @@ static bool log_write_locked(const struct log_line *line, enum log_level level)
 		syslog(log_levels[level].priority, "%.*s", (int)line->length - 1, line->bytes);
 		return true;
 	}
+	if (!log_has_room(log_state.descriptor))
+		return false;
 	if (log_state.torn) {
 		if (!log_write_all(log_state.descriptor, "\n", 1, &written))
 			return false;

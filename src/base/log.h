@@ -6,7 +6,9 @@
  * gives   time=2026-01-01T00:00:00.000Z level=info event="connection closed" conn=7 reason=reset
  *
  * No call under a lock other than none at all (lock_assert_none_held). A line is cut at 4 KiB.
- * Any thread may log; a line is written with one write(2).
+ * Any thread may log; a line is written with one write(2), which does not block: what a pipe or a
+ * terminal has no room for is left out, and counted like lines over the limit (syslog(3) may
+ * block).
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H

@@ -548,6 +548,37 @@ START_TEST(what_was_left_out_is_told_before_the_next_line)
 }
 END_TEST
 
+/* Somebody has stopped to read standard error: that costs lines, and nobody waits. */
+START_TEST(full_pipe_costs_lines_only)
+{
+	char text[LINE_MAX_BYTES + 1] = "";
+	int ends[2], flags;
+	ssize_t got;
+
+	ck_assert_int_eq(pipe(ends), 0);
+	ck_assert_int_eq(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+	flags = fcntl(ends[1], F_GETFL);
+	ck_assert_int_eq(fcntl(ends[1], F_SETFL, flags | O_NONBLOCK), 0);
+	while (write(ends[1], text, LINE_MAX_BYTES) > 0)
+		;
+	ck_assert_int_eq(fcntl(ends[1], F_SETFL, flags), 0);
+	ck_assert_int_eq(log_open("stderr", LOG_FORMAT_TEXT, LOG_LEVEL_INFO), 0);
+	for (int i = 0; i < 3; i++)
+		log_event(LOG_LEVEL_INFO, "lost", LOG_I64("n", i));
+	ck_assert_uint_ge(metric_read(METRIC_LOG_LINES_LOST), 3);
+	ck_assert_int_eq(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
+	while (read(ends[0], text, LINE_MAX_BYTES) > 0)
+		;
+	log_event(LOG_LEVEL_INFO, "told", LOG_I64("n", 4));
+	got = read(ends[0], text, LINE_MAX_BYTES);
+	ck_assert_int_gt(got, 0);
+	text[got] = '\0';
+	ck_assert_uint_eq(left_out_in(text), 3);
+	ck_assert_uint_eq(count_of(text, "event=\"told\""), 1);
+	ck_assert_uint_eq(count_of(text, "event=\"lost\""), 0);
+}
+END_TEST
+
 /* True when the text line LINE says EXPECTED behind its time. */
 static bool says(const char *line, const char *expected)
 {
@@ -635,6 +666,7 @@ static Suite *log_suite(void)
 	tcase_add_test(tests, lines_of_threads_do_not_mix_nor_get_lost_at_rotation);
 	tcase_add_test(tests, clients_cannot_flood_the_log);
 	tcase_add_test(tests, what_was_left_out_is_told_before_the_next_line);
+	tcase_add_test(tests, full_pipe_costs_lines_only);
 	tcase_add_test(tests, full_disk_costs_lines_but_not_the_next_ones);
 #ifdef LOCK_CHECKS
 	tcase_add_test_raise_signal(tests, logging_under_a_lock_aborts, SIGABRT);
