@@ -46,7 +46,7 @@ static int check(const struct configuration *configuration, const char *file)
  * bounded: ARENA_KEPT per arena.
  */
 #define ARENA_KEPT (16 * 1024 * 1024)
-#define ARENA_MAPPED (1024 * 1024) /* from this size on memory is the system's own affair */
+#define ARENA_MAPPED (8 * 1024 * 1024) /* from this size on memory is the system's own affair */
 
 static void tune_allocator(void)
 {
