@@ -168,7 +168,7 @@ static struct buf *shared_run(const struct delivery *delivery, const struct mess
 		return NULL;
 	bytes = (*shared)->data;
 	for (size_t i = 0; i < count; i++)
-		bytes = put_delivery(bytes, delivery, &run[i], 0, origin);
+		bytes = put_delivery(bytes, delivery, &run[i], delivery->sequence + i, origin);
 	return *shared;
 }
 

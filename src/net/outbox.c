@@ -246,7 +246,8 @@ bool outbox_add_run_locked(struct conn *conn, struct buf *buf, size_t count, uin
 
 	if (!outbox_add_buf_locked(conn, buf, (struct span){buf->data, buf->length}))
 		return false;
-	outbox->tail->is_run = true;
+	/* It has them already: that of whoever it was made for, and of all who joined with it. */
+	outbox->tail->is_run = !wire_deliver_is(buf->data, stream, sequence);
 	outbox->tail->stream = stream;
 	outbox->tail->sequence = sequence;
 	outbox_count_locked(outbox, 0, count);

@@ -74,8 +74,8 @@ void outbox_added_locked(struct conn *conn, size_t bytes, size_t frames);
 /* The next SIZE bytes of a frame that outbox_add_locked began, by reference. */
 bool outbox_add_buf_locked(struct conn *conn, struct buf *buf, struct span bytes);
 
-/* COUNT whole Deliver frames that fill BUF, by reference. They get STREAM, and sequence numbers
- * from SEQUENCE on, when they are sent. */
+/* COUNT whole Deliver frames that fill BUF, by reference. Where they do not have STREAM, and the
+ * sequence numbers from SEQUENCE on, they get them when they are sent. */
 bool outbox_add_run_locked(struct conn *conn, struct buf *buf, size_t count, uint32_t stream,
 			   uint64_t sequence);
 

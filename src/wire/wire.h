@@ -389,7 +389,13 @@ static inline void wire_put_deliver_head(uint8_t *bytes, uint8_t flags, uint32_t
 	wire_put_u32(bytes + WIRE_HEADER_SIZE + 8, envelope_length);
 }
 
-/* Gives the Deliver at BYTES another stream and sequence. */
+/* Whether the Deliver at BYTES has that stream and sequence, and giving it others. */
+static inline bool wire_deliver_is(const uint8_t *bytes, uint32_t stream, uint64_t sequence)
+{
+	return wire_get_u32(bytes + 2) == stream &&
+	       wire_get_u64(bytes + WIRE_HEADER_SIZE) == sequence;
+}
+
 static inline void wire_set_deliver(uint8_t *bytes, uint32_t stream, uint64_t sequence)
 {
 	wire_put_u32(bytes + 2, stream);

@@ -181,29 +181,33 @@ def batches_to_many():
     # Small ones, some that have a buffer of their own, and enough of them for several batches.
     messages = [bytes([number % 251]) * ((number * 977) % 4000 if number % 50 else 70000)
                 for number in range(600)]
+    # Those of one line join at the same message.
+    joining = ((("1.2", 1, None), ("1.2", 3, 4096), ("1.0", 4000000000, 4096)),
+               (("1.2", 1, 4096),),
+               (("1.1", 2, None), ("1.0", 2, 4096), ("1.2", 2, 4096), ("1.2", 2, None)),
+               (("1.0", 9, None),))
     with Server() as server:
         publisher, subscribers = server.client(), []
-        for number, (version, stream, slow) in enumerate((
-                ("1.2", 1, None), ("1.0", 4000000000, 4096), ("1.2", 7, 4096), ("1.1", 2, None),
-                ("1.0", 9, None)), 1):
-            client = server.client(version, receive_buffer=slow)
-            client.subscribe(stream, "events")
-            subscribers.append((client, version, stream, number))
+        for early, group in enumerate(joining, 1):
+            for version, stream, receive_buffer in group:
+                client = server.client(version, receive_buffer=receive_buffer)
+                client.subscribe(stream, "events")
+                subscribers.append((client, version, stream, early))
             publisher.publish(1, "events", b"early")
         publisher.send(*[publish(1, "events", message) for message in messages])
-        publisher.expect(*[publish_ack(1, len(subscribers) + number, DELIVERED)
+        publisher.expect(*[publish_ack(1, len(joining) + number, DELIVERED)
                            for number in range(1, len(messages) + 1)])
-        for client, version, stream, number in subscribers:
+        for client, version, stream, first in subscribers:
             origin = {}
-            for index in range(number - len(subscribers) - 1, len(messages)):
+            for sequence in range(1, len(joining) - first + 2 + len(messages)):
+                index = sequence + first - len(joining) - 2
                 message = messages[index] if index >= 0 else b"early"
                 got = client.receive()
                 if version == "1.2":
                     origin = {"boot": got.u64(len(got.payload) - 16),
-                              "message": len(subscribers) + 1 + index}
-                sequence = index + len(subscribers) - number + 2
+                              "message": sequence + first - 1}
                 assert got.raw == deliver(stream, sequence, message, **origin), \
-                    "message %d on stream %d: %s" % (index, stream, got)
+                    "message %d on stream %d: %s" % (sequence + first - 1, stream, got)
             client.expect_nothing()
 
 
