@@ -262,6 +262,7 @@ class Client:
         self.unanswered = collections.deque()  # (name of the request, list for its answer)
         self.subscriptions, self.conversations = {}, {}  # by stream, by id
         self.handler, self.told_to_go = None, False
+        self.confirmations = collections.deque()
         self.stream = 1
         answer = self.ask("Connect", 0, min=lowest, max=highest, token=token)
         self.version, self.capabilities = answer["version"], answer["capabilities"]
@@ -291,6 +292,8 @@ class Client:
             subscription.deliveries.append(frame)
         elif frame.name == "Push":
             self.serve(frame.fields["correlation"], frame.fields["payload"])
+        elif frame.name in ("Accept", "Defer", "Reject"):
+            self.confirmations.append(frame)
         elif frame.name == "Disconnect":
             self.told_to_go = True
         elif frame.name in ("ConversationMessage", "ConversationError"):
