@@ -200,10 +200,15 @@ int store_give(const char *dir, unsigned long uid, unsigned long gid)
 	static const char *const names[] = {STORE_LOCK, "liminal.db", "liminal.db-wal",
 					    "liminal.db-journal"};
 	int folder = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct stat status;
 	int failure = 0;
 
 	if (folder < 0)
 		return errno == ENOENT ? 0 : errno;
+	if (fstat(folder, &status) < 0)
+		failure = errno;
+	else if ((status.st_mode & (S_IRWXG | S_IRWXO)) != 0)
+		failure = EPERM;
 	for (size_t i = 0; i < ARRAY_LENGTH(names) && failure == 0; i++)
 		failure = folder_give_file(folder, names[i], (uid_t)uid, (gid_t)gid);
 	if (failure == 0 && fchown(folder, (uid_t)uid, (gid_t)gid) < 0)

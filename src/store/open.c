@@ -39,7 +39,7 @@ static const char settings[] = "PRAGMA synchronous = FULL;"
 
 static void open_failed(sqlite3 *db, const char *path, int code, struct text *error)
 {
-	int system_error = db == NULL ? 0 : sqlite3_system_errno(db);
+	int system_error = errno;
 
 	switch (code & 0xff) {
 	case SQLITE_NOTADB:
@@ -65,7 +65,9 @@ static void open_failed(sqlite3 *db, const char *path, int code, struct text *er
 		break;
 	default:
 		text_add(error, "'%s' cannot be used: %s", path, sqlite3_errstr(code));
-		if (system_error != 0)
+		/* Nothing else leaves one. */
+		if (system_error != 0 &&
+		    ((code & 0xff) == SQLITE_IOERR || (code & 0xff) == SQLITE_CANTOPEN))
 			text_add(error, ": %s", strerror(system_error));
 		break;
 	}
@@ -276,19 +278,28 @@ static bool look_at_version(struct sqlite_store *sqlite, int *version, struct te
 	return true;
 }
 
-bool store_look(struct sqlite_store *sqlite, bool writable, int *version, struct text *error)
+/* SQLite makes a log, without anything in it, where there is none. */
+void store_look_away(struct sqlite_store *sqlite)
 {
 	struct stat status;
-	bool had_log = stat(sqlite->log, &status) == 0;
+
+	(void)sqlite3_close(sqlite->db);
+	sqlite->db = NULL;
+	if (sqlite->made_log && stat(sqlite->log, &status) == 0 && status.st_size == 0)
+		(void)unlink(sqlite->log);
+}
+
+bool store_look(struct sqlite_store *sqlite, int *version, struct text *error)
+{
+	struct stat status;
 	int code;
 
+	sqlite->made_log = stat(sqlite->log, &status) < 0;
 	*version = 0;
 	if (!look_at_file(sqlite, error))
 		return false;
 	code = sqlite3_open_v2(sqlite->database, &sqlite->db,
-			       (writable ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) |
-				       SQLITE_OPEN_NOMUTEX,
-			       NULL);
+			       SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
 	if (code == SQLITE_OK)
 		code = sqlite3_extended_result_codes(sqlite->db, 1);
 	if (code == SQLITE_OK)
@@ -301,11 +312,7 @@ bool store_look(struct sqlite_store *sqlite, bool writable, int *version, struct
 		open_failed(sqlite->db, sqlite->database, code, error);
 	else if (look_at_version(sqlite, version, error))
 		return true;
-	/* SQLite has made a log where there was none. */
-	(void)sqlite3_close(sqlite->db);
-	sqlite->db = NULL;
-	if (!had_log && stat(sqlite->log, &status) == 0 && status.st_size == 0)
-		(void)unlink(sqlite->log);
+	store_look_away(sqlite);
 	return false;
 }
 
@@ -373,7 +380,7 @@ static bool open_database(struct sqlite_store *sqlite, const char *dir, struct t
 		return false;
 	if (!found && !make_database(dir, sqlite->database, error))
 		return false;
-	return store_look(sqlite, true, &version, error) && set_modes(sqlite, error) &&
+	return store_look(sqlite, &version, error) && set_modes(sqlite, error) &&
 	       prepare_to_serve(sqlite, version, error);
 }
 

@@ -32,8 +32,9 @@ struct sqlite_store *sqlite_of(struct store *store)
 /* --- errors -------------------------------------------------------------------------------- */
 
 /* The unix VFS turns a write's ENOSPC and one that was cut short into SQLITE_FULL, and EDQUOT into
- * an I/O error. An fsync's ENOSPC is no lack of room for the next transaction: what it was to sync
- * may be lost. */
+ * an I/O error, which leaves errno: sqlite3_system_errno knows nothing of what fails in a COMMIT.
+ * An fsync's ENOSPC is no lack of room for the next transaction: what it was to sync may be lost.
+ */
 static enum store_result sqlite_meaning(int code, int system_error)
 {
 	switch (code & 0xff) {
@@ -61,7 +62,7 @@ static enum store_result sqlite_meaning(int code, int system_error)
 
 enum store_result sqlite_result(struct sqlite_store *sqlite, int code)
 {
-	int system_error = sqlite3_system_errno(sqlite->db);
+	int system_error = errno;
 	enum store_result result = sqlite_meaning(code, system_error);
 	struct text reason = TEXT_INIT(sqlite->store.reason);
 
@@ -164,9 +165,11 @@ enum store_result sqlite_change(struct sqlite_store *sqlite, enum statement whic
 
 enum store_result sqlite_step(struct sqlite_store *sqlite, sqlite3_stmt *statement)
 {
-	int code = sqlite3_step(statement);
 	enum store_result result;
+	int code;
 
+	errno = 0;
+	code = sqlite3_step(statement);
 	if (code == SQLITE_ROW)
 		return STORE_OK;
 	result = sqlite_result(sqlite, code);
@@ -292,6 +295,7 @@ static enum store_result sqlite_checkpoint(struct store *store)
 	if (sqlite->log_pages < sqlite->next_checkpoint)
 		return STORE_OK;
 	sqlite->next_checkpoint = sqlite->log_pages + CHECKPOINT_PAGES;
+	errno = 0;
 	result = sqlite_result(
 		sqlite,
 		sqlite3_wal_checkpoint_v2(sqlite->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL));
@@ -348,6 +352,7 @@ static enum store_result sqlite_reclaim(struct store *store, bool *more)
 		result = sqlite_read_number(sqlite, STATEMENT_ALL_PAGES, &all_pages);
 	if (result != STORE_OK || free_pages <= RECLAIM_MIN_PAGES || free_pages <= all_pages / 4)
 		return result;
+	errno = 0;
 	result = sqlite_result(sqlite,
 			       sqlite3_exec(sqlite->db,
 					    "PRAGMA incremental_vacuum(" RECLAIM_STEP_PAGES ")",

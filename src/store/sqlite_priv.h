@@ -5,6 +5,7 @@
  *   open.c          making and opening the database
  *   schema.c        the tables, and how a database of an older version gets them
  *   short_file.c    whether a database that is shorter than it should be is completed by its log
+ *   check.c         whether a store is sound
  *   sqlite.c        transactions, the checkpoint, what SQLite's errors mean, statements
  *   rows.c          messages
  *   keys.c          idempotency keys
@@ -98,6 +99,7 @@ struct sqlite_store {
 	int lock_fd;
 	char *database, *log; /* paths */
 
+	bool made_log; /* by looking */
 	bool in_transaction;
 	enum store_result failed; /* STORE_OK, or what every call returns */
 	int log_pages;		  /* that no checkpoint has brought into the database */
@@ -114,8 +116,9 @@ struct sqlite_store *sqlite_of(struct store *store);
 extern const struct store_ops sqlite_ops;
 
 /*
- * What a result code of SQLite means, STORE_OK for rows and an end without error. A failure within
- * a transaction is noted as the transaction's, and the store is down when it is that grave.
+ * What a result code of SQLite means, with the errno that its call has left; STORE_OK for rows and
+ * an end without error. A failure within a transaction is noted as the transaction's, and the store
+ * is down when it is that grave.
  */
 enum store_result sqlite_result(struct sqlite_store *sqlite, int code);
 
@@ -202,10 +205,14 @@ enum file_result short_file(const char *database, const char *log);
 /* open.c */
 /*
  * Opens the database, whose paths and lock SQLITE has, looks whether it is one of ours that can be
- * read, and sets *VERSION to its schema's. Nothing of it is written, neither now nor, unless the
- * caller changes that, when it is closed.
+ * read, and sets *VERSION to its schema's. It is opened for writing, without which it cannot be
+ * locked, but nothing is written, neither now nor, unless the caller changes that, when it is
+ * closed.
  */
-bool store_look(struct sqlite_store *sqlite, bool writable, int *version, struct text *error);
+bool store_look(struct sqlite_store *sqlite, int *version, struct text *error);
+
+/* Ends what store_look has begun, without having written anything. */
+void store_look_away(struct sqlite_store *sqlite);
 
 /* A store with its paths, and nothing open; NULL: no memory. */
 struct sqlite_store *store_new(const char *dir);

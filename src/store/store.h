@@ -22,6 +22,8 @@
 #include "base/buf.h"
 #include "base/text.h"
 
+#include <stdio.h>
+
 struct store;
 
 enum store_result {
@@ -183,8 +185,9 @@ struct store {
  */
 bool store_open_sqlite(const char *dir, struct store **store, struct text *error);
 
-/* Gives DIR and what is in it to a user, while no process has it open; 0, or an errno. That there
- * is no DIR yet is no error. */
+/* Gives DIR and its files to a user, while no process has them open; 0, or an errno. That there is
+ * no DIR is no error. EPERM also when group or others may do anything to DIR, or when one of the
+ * files is none of its own: something else than a file, or one that has another name elsewhere. */
 int store_give(const char *dir, unsigned long uid, unsigned long gid);
 
 /* The same promises, but for the process's life only: for tests, and not in liminald. */
@@ -192,6 +195,13 @@ bool store_open_memory(struct store **store, struct text *error);
 
 /* The next commit of a store in memory fails with RESULT. */
 void store_memory_fail(struct store *store, enum store_result result);
+
+/*
+ * Checks the store in DIR, which no process may be using, and says on OUT what it found: integrity,
+ * sequences, and each channel with what it holds. Repairs nothing, modifies nothing. 0: sound; 1:
+ * damaged, in use, or not to be read.
+ */
+int store_check(const char *dir, FILE *out);
 
 static inline void store_close(struct store **store)
 {

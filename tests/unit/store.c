@@ -1,12 +1,11 @@
 /* The store: what both kinds of it promise, through the same tests, and then what the one on disk
  * does with its folder, with files that it should not take, and with what a killed process left. */
-#include "store/store.h"
+#include "store/sqlite_priv.h"
 
 #include <check.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -862,6 +861,18 @@ static void execute(const char *text)
 	ck_assert_int_eq(sqlite3_close(db), SQLITE_OK);
 }
 
+static int number_in(sqlite3 *db, const char *text)
+{
+	sqlite3_stmt *statement = NULL;
+	int number;
+
+	ck_assert_int_eq(sqlite3_prepare_v2(db, text, -1, &statement, NULL), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_step(statement), SQLITE_ROW);
+	number = sqlite3_column_int(statement, 0);
+	(void)sqlite3_finalize(statement);
+	return number;
+}
+
 START_TEST(a_newer_schema_is_left_alone)
 {
 	make_store();
@@ -933,6 +944,221 @@ START_TEST(what_a_crash_left_of_a_new_one_is_no_harm)
 	ck_assert_int_eq(size_of("liminal.new"), -1);
 	ck_assert_int_eq(size_of("liminal.new-journal"), -1);
 	ck_assert_int_eq(size_of("liminal.new-wal"), -1);
+}
+END_TEST
+
+/* --- the check ----------------------------------------------------------------------------- */
+
+static char found_array[65536];
+
+/* What the check of the store says, and its status. */
+static int check_says(void)
+{
+	FILE *out = tmpfile();
+	size_t length;
+	int status;
+
+	ck_assert_ptr_nonnull(out);
+	status = store_check(dir, out);
+	rewind(out);
+	length = fread(found_array, 1, sizeof(found_array) - 1, out);
+	found_array[length] = '\0';
+	(void)fclose(out);
+	return status;
+}
+
+static void expect_check(int status, const char *what)
+{
+	ck_assert_msg(check_says() == status, "not %d: %.500s", status, found_array);
+	ck_assert_msg(strstr(found_array, what) != NULL, "no '%s' in: %.500s", what, found_array);
+}
+
+/* Three messages in two rows, with a key and a consumer. */
+static void make_checked(void)
+{
+	static const uint8_t data[] = {
+		0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 'h', 'i', /* message id 1 */
+		0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0,		 /* message id 2 */
+	};
+	struct store_channel channel;
+	struct store_consumer consumer = {.name = SPAN_LITERAL("me")};
+	struct store_row row = {.first = 1, .last = 2, .count = 2, .charged = 130};
+	struct store *store = open_store(SQLITE);
+	uint64_t number;
+
+	OK(store->ops->begin(store));
+	OK(store->ops->channel_open(store, SPAN_LITERAL("a\tb"), &channel));
+	row.data = buf_new(sizeof(data));
+	memcpy(row.data->data, data, sizeof(data));
+	OK(store->ops->row_add(store, channel.number, &row));
+	buf_unref(&row.data);
+	row = (struct store_row){.first = 3, .last = 9, .count = 1, .charged = 64, .before = 130};
+	row.sparse = true;
+	row.data = buf_new(21);
+	memset(row.data->data, 0, 21);
+	row.data->data[7] = 8; /* its sequence */
+	OK(store->ops->row_add(store, channel.number, &row));
+	buf_unref(&row.data);
+	add_key(store, channel.number, "k", 5, 2);
+	OK(store->ops->consumer_add(store, channel.number, &consumer, &number));
+	channel.last = 9;
+	channel.charged = 194;
+	channel.kept = 3;
+	channel.kept_charged = 194;
+	channel.keys = 1;
+	OK(store->ops->channel_put(store, &channel));
+	OK(store->ops->commit(store));
+	store_close(&store);
+}
+
+START_TEST(a_sound_store_is_said_to_be)
+{
+	struct buf *before, *after;
+
+	make_checked();
+	before = read_file("liminal.db");
+	expect_check(
+		0, "channel 'a\\x09b': 3 messages of 194 bytes, from 1 to 9; 1 consumers, 1 keys");
+	ck_assert_ptr_nonnull(strstr(found_array, "liminal.db: sound\n"));
+	after = read_file("liminal.db");
+	ck_assert(before->length == after->length &&
+		  memcmp(before->data, after->data, after->length) == 0);
+	ck_assert_int_eq(size_of("liminal.db-wal"), -1);
+	buf_unref(&before);
+	buf_unref(&after);
+}
+END_TEST
+
+START_TEST(what_a_killed_process_left_is_checked_as_it_is)
+{
+	off_t size;
+
+	make_store();
+	in_killed_process(work_and_die);
+	size = size_of("liminal.db-wal");
+	/* Nobody counted its rows, which only the log has. */
+	expect_check(1, "channel 'killed': sequences 200 to 200 are not behind");
+	ck_assert_int_eq(size_of("liminal.db-wal"), size);
+	expect_its_work();
+}
+END_TEST
+
+static const struct {
+	const char *change, *found;
+} damages[] = {
+	{"UPDATE channel SET last = 8", "sequences 3 to 9 are not behind 2 and up to 8"},
+	{"UPDATE row_1 SET last = 3 WHERE first = 1", "sequences 3 to 9 are not behind 3"},
+	{"UPDATE row_1 SET count = 3 WHERE first = 1", "messages 1 to 2 cannot be read"},
+	{"UPDATE row_1 SET data = substr(data, 1, 20)", "messages 1 to 2 cannot be read"},
+	{"UPDATE row_1 SET sparse = 0", "messages 3 to 9 cannot be read"},
+	{"UPDATE server SET next_id = 2", "messages 1 to 2 cannot be read"},
+	{"UPDATE row_1 SET before = 100 WHERE first = 3", "the bytes or the time before 3 go back"},
+	{"DELETE FROM row_1 WHERE first = 1", "it should keep 3 messages of 194 bytes, and has 1"},
+	{"UPDATE channel SET first = 11", "its first message would be 11, its last one 9"},
+	{"UPDATE channel SET keys = 2", "it should have 2 keys, and has 1"},
+	{"UPDATE key_1 SET sequence = 10", "a key is of message 10, which is not"},
+	{"INSERT INTO dead VALUES (1, 10, '', '', 0, 0, '')", "a dead letter is message 10"},
+	{"INSERT INTO dead VALUES (2, 1, '', '', 0, 0, '')", "1 dead letters are of no channel"},
+	{"UPDATE consumer SET channel = 2", "1 consumers are of no channel"},
+	{"DELETE FROM server", "the server's own row is missing"},
+	{"DROP TABLE row_1", "no such table: row_1"},
+	{"PRAGMA writable_schema = ON; UPDATE sqlite_master SET rootpage = 3 WHERE name = "
+	 "'key_1_key'",
+	 "damaged: "},
+};
+
+START_TEST(damage_is_found)
+{
+	make_checked();
+	execute(damages[_i].change);
+	expect_check(1, damages[_i].found);
+	ck_assert_ptr_nonnull(strstr(found_array, ": damaged, in "));
+}
+END_TEST
+
+START_TEST(a_store_in_use_is_not_checked)
+{
+	struct store *store = open_store(SQLITE);
+	char holder[40];
+	pid_t child;
+	int status;
+
+	(void)snprintf(holder, sizeof(holder), "in use by process %ld\n", (long)getpid());
+	child = fork();
+	if (child == 0) {
+		expect_check(1, holder);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	store_close(&store);
+}
+END_TEST
+
+START_TEST(what_cannot_be_checked_is_said)
+{
+	expect_check(1, "cannot read '");
+	ck_assert_ptr_nonnull(strstr(found_array, dir));
+	make_store();
+	write_file("liminal.db", "nothing", 7);
+	expect_check(1, "is truncated");
+}
+END_TEST
+
+/* --- schema and owner ---------------------------------------------------------------------- */
+
+/* There is one version. What brings old ones up to date is tried with two that never were: one that
+ * works, and one whose last step does not. */
+START_TEST(an_old_schema_becomes_new_or_stays)
+{
+	static const struct schema_step sound[] = {
+		{"CREATE TABLE one (number)"},
+		{"CREATE TABLE two (number); INSERT INTO two VALUES (2)"},
+		{"ALTER TABLE two ADD COLUMN three; UPDATE two SET three = 3"},
+	};
+	static const struct schema_step broken[] = {
+		{"CREATE TABLE one (number)"},
+		{"CREATE TABLE two (number)"},
+		{"INSERT INTO two VALUES (2); INSERT INTO nowhere VALUES (3)"},
+	};
+	const struct schema_step *steps = _i == 0 ? sound : broken;
+	sqlite3 *db = NULL;
+
+	ck_assert_int_eq(sqlite3_open(":memory:", &db), SQLITE_OK);
+	ck_assert_int_eq(schema_upgrade(db, steps, 0, 1), SQLITE_OK);
+	ck_assert_int_eq(schema_upgrade(db, steps, 1, 3) == SQLITE_OK, _i == 0);
+	ck_assert_int_eq(number_in(db, "PRAGMA user_version"), _i == 0 ? 3 : 1);
+	ck_assert_int_eq(number_in(db, "SELECT count(*) FROM sqlite_master"), _i == 0 ? 2 : 1);
+	if (_i == 0)
+		ck_assert_int_eq(number_in(db, "SELECT number + three FROM two"), 5);
+	/* And is not in the middle of anything. */
+	ck_assert_int_eq(sqlite3_exec(db, "BEGIN; COMMIT", NULL, NULL, NULL), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_close(db), SQLITE_OK);
+}
+END_TEST
+
+/* To the user that has it, who needs no rights for that. */
+START_TEST(only_its_own_files_are_given_away)
+{
+	char path[200], elsewhere[100];
+
+	ck_assert_int_eq(store_give(dir, getuid(), getgid()), 0); /* there is none */
+	make_store();
+	ck_assert_int_eq(store_give(dir, getuid(), getgid()), 0);
+	path_in(path, "liminal.db-wal");
+	(void)snprintf(elsewhere, sizeof(elsewhere), "%s/elsewhere", root);
+	ck_assert_int_eq(close(open(elsewhere, O_CREAT | O_WRONLY, 0600)), 0);
+	ck_assert_int_eq(link(elsewhere, path), 0);
+	ck_assert_int_ne(store_give(dir, getuid(), getgid()), 0);
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(symlink(elsewhere, path), 0);
+	ck_assert_int_ne(store_give(dir, getuid(), getgid()), 0);
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(mkfifo(path, 0600), 0);
+	ck_assert_int_ne(store_give(dir, getuid(), getgid()), 0);
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(chmod(dir, 0750), 0);
+	ck_assert_int_ne(store_give(dir, getuid(), getgid()), 0);
 }
 END_TEST
 
@@ -1029,6 +1255,13 @@ int main(void)
 	tcase_add_test(disk, a_log_without_its_database_is_left_alone);
 	tcase_add_test(disk, one_that_others_use_is_left_alone);
 	tcase_add_test(disk, what_a_crash_left_of_a_new_one_is_no_harm);
+	tcase_add_test(disk, a_sound_store_is_said_to_be);
+	tcase_add_test(disk, what_a_killed_process_left_is_checked_as_it_is);
+	tcase_add_loop_test(disk, damage_is_found, 0, ARRAY_LENGTH(damages));
+	tcase_add_test(disk, a_store_in_use_is_not_checked);
+	tcase_add_test(disk, what_cannot_be_checked_is_said);
+	tcase_add_loop_test(disk, an_old_schema_becomes_new_or_stays, 0, 2);
+	tcase_add_test(disk, only_its_own_files_are_given_away);
 	tcase_add_test(disk, a_failed_write_is_the_end);
 	suite_add_tcase(suite, disk);
 
