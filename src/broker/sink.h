@@ -23,16 +23,16 @@ struct flush_set;
 struct message {
 	struct span envelope; /* as it is delivered: the channel's schema id stands in it already */
 	struct buf *buf;      /* holds the envelope, which may then be referenced; NULL: copy it */
-	bool has_key;
 	struct span key;
 	uint32_t stream; /* of the Publish, for its answer */
+	bool has_key;
 
 	/* Set by broker_publish, or by the commit. */
-	uint64_t id;
-	uint64_t sequence;   /* in a durable channel; 0: the channel is not durable */
 	bool duplicate;	     /* id and sequence are the first one's */
-	const char *refused; /* why nothing was done, for its PublishError; NULL: it was accepted */
 	bool delivered;	     /* a live subscription has accepted it; see `plain` */
+	const char *refused; /* why nothing was done, for its PublishError; NULL: it was accepted */
+	uint64_t id;
+	uint64_t sequence; /* in a durable channel; 0: the channel is not durable */
 };
 
 /* One message on its way to a durable subscription. */

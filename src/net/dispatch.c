@@ -19,6 +19,9 @@
 #define CONSUMER_NAME_MAX 255
 #define START_MAX 3
 
+/* Publishes that are handled before the outbox is looked at again, into which others put, too. */
+#define AGAIN_MAX 32
+
 /* --- answers ------------------------------------------------------------------------------- */
 
 /* An error of the types whose errors are a code and a text. */
@@ -106,8 +109,7 @@ static void session_publish_run(struct session *session, size_t count)
 	    !quiet)
 		conn_answer_publishes(conn, session->run, count);
 	if (!quiet)
-		metric_observe(HISTOGRAM_PUBLISH_SECONDS, clock_mono_ns() - session->read_ns,
-			       count);
+		session->answered += count;
 }
 
 bool session_end_run(struct session *session)
@@ -207,21 +209,33 @@ static void publish_remember(struct session *session, const struct wire_frame *f
 	memcpy(head->bytes + 4, payload, size);
 }
 
-size_t session_publish_again(struct session *session, const uint8_t *frame, size_t available)
+static bool publish_is_again(const struct publish_head *head, const uint8_t *frame)
+{
+	return frame[0] == WIRE_PUBLISH && frame[1] == head->flags &&
+	       wire_stream_legal(WIRE_PUBLISH, wire_get_u32(frame + 2)) &&
+	       memcmp(frame + 6, head->bytes, head->size) == 0;
+}
+
+size_t session_publish_again(struct session *session, const uint8_t *bytes, size_t available)
 {
 	const struct publish_head *head = &session->head;
-	uint32_t stream;
+	size_t limit = size_min(session->room, AGAIN_MAX), size = 0;
 
-	if (head->size == 0 || available < head->frame_size || frame[0] != WIRE_PUBLISH ||
-	    frame[1] != head->flags || memcmp(frame + 6, head->bytes, head->size) != 0)
+	if (head->size == 0)
 		return 0;
-	stream = wire_get_u32(frame + 2);
-	if (!wire_stream_legal(WIRE_PUBLISH, stream))
-		return 0;
-	publish_add(session, head->channel, stream,
-		    (struct span){frame + head->envelope_at, head->frame_size - head->envelope_at},
-		    NULL, NULL);
-	return head->frame_size;
+	for (size_t i = 0; i < limit && session->end == CLOSE_NONE; i++) {
+		const uint8_t *frame = bytes + size;
+
+		if (available - size < head->frame_size || !publish_is_again(head, frame))
+			break;
+		publish_add(session, head->channel, wire_get_u32(frame + 2),
+			    (struct span){frame + head->envelope_at,
+					  head->frame_size - head->envelope_at},
+			    NULL, NULL);
+		size += head->frame_size;
+		session->frames++;
+	}
+	return size;
 }
 
 static void handle_publish(struct session *session, const struct wire_frame *frame, struct buf *buf)

@@ -381,31 +381,38 @@ static void outbox_notice_room_locked(struct outbox *outbox)
 	outbox_set_room_due(outbox, true);
 }
 
-/* Frames or bytes, with the answers that are due and PLACES more, have reached one PART of what is
- * allowed. */
-static bool outbox_has_reached(const struct conn *conn, size_t places, unsigned part)
+/* How many answers more, besides those that are due and PLACES, fill one PART of what is allowed.
+ */
+static uint64_t outbox_room_in_part(const struct conn *conn, size_t places, unsigned part)
 {
 	const struct outbox *outbox = &conn->outbox;
 	uint64_t frames = places, bytes = (uint64_t)places * ANSWER_EMPTY_BYTES;
+	uint64_t max_frames = outbox->max_frames / part, max_bytes = outbox->max_bytes / part;
 
 	if (outbox_is_dead(conn))
-		return false;
+		return UINT64_MAX;
 	/* First what is due: an answer that moves meanwhile is counted twice rather than never. */
 	frames += atomic_load_explicit(&outbox->answers.due, memory_order_relaxed);
 	bytes += atomic_load_explicit(&outbox->answers.bytes, memory_order_relaxed);
 	frames += atomic_load_explicit(&outbox->frames, memory_order_relaxed);
 	bytes += atomic_load_explicit(&outbox->bytes, memory_order_relaxed);
-	return frames >= outbox->max_frames / part || bytes >= outbox->max_bytes / part;
+	if (frames >= max_frames || bytes >= max_bytes)
+		return 0;
+	frames = max_frames - frames;
+	bytes = (max_bytes - bytes - 1) / ANSWER_EMPTY_BYTES + 1;
+	return frames < bytes ? frames : bytes;
 }
 
 bool outbox_is_full(const struct conn *conn, size_t places)
 {
-	return outbox_has_reached(conn, places, 1);
+	return outbox_room_in_part(conn, places, 1) == 0;
 }
 
-bool outbox_is_half_full(const struct conn *conn, size_t places)
+size_t outbox_room(const struct conn *conn, size_t places)
 {
-	return outbox_has_reached(conn, places, 2);
+	uint64_t room = outbox_room_in_part(conn, places, 2);
+
+	return room < SIZE_MAX ? (size_t)room : SIZE_MAX;
 }
 
 bool outbox_wait_room(struct conn *conn, int64_t until_ns)

@@ -119,8 +119,8 @@ void outbox_add_last_frame_locked(struct conn *conn, const struct wire_frame *fr
  * more are spoken for. */
 bool outbox_is_full(const struct conn *conn, size_t places);
 
-/* Half as much: time to write some of it. */
-bool outbox_is_half_full(const struct conn *conn, size_t places);
+/* How many answers more make it half full, which is the time to write some of it. */
+size_t outbox_room(const struct conn *conn, size_t places);
 
 /* Waits until it is not full, it is dead, or the connection is to be closed; false when UNTIL_NS,
  * monotonic, came first. */

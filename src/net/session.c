@@ -389,7 +389,6 @@ static bool session_step(struct session *session)
 	size = session_publish_again(session, bytes, available);
 	if (size > 0) {
 		session->start += size;
-		session->frames++;
 		return true;
 	}
 	if (available < WIRE_HEADER_SIZE)
@@ -424,7 +423,8 @@ static bool session_has_room(struct session *session)
 {
 	struct conn *conn = session->conn;
 
-	if (!outbox_is_half_full(conn, session->run_count))
+	session->room = outbox_room(conn, session->run_count);
+	if (session->room > 0)
 		return true;
 	/* What is queued may have room made for it by the socket, in time for the next frame. */
 	if (!session_end_run(session))
@@ -434,6 +434,7 @@ static bool session_has_room(struct session *session)
 		session->end = CLOSE_HANDSHAKE_TIMEOUT;
 		return false;
 	}
+	session->room = 1;
 	return atomic_load_explicit(&conn->close_reason, memory_order_relaxed) == CLOSE_NONE;
 }
 
@@ -445,6 +446,10 @@ static void session_handle(struct session *session)
 	(void)session_end_run(session);
 	metric_add(METRIC_FRAMES_IN, session->frames);
 	session->frames = 0;
+	if (session->answered > 0)
+		metric_observe(HISTOGRAM_PUBLISH_SECONDS, clock_mono_ns() - session->read_ns,
+			       session->answered);
+	session->answered = 0;
 }
 
 /* --- how it ends --------------------------------------------------------------------------- */
@@ -557,7 +562,7 @@ static void session_begin(struct session *session, struct conn *conn)
 	flush_set_init(&session->set);
 	session->end = CLOSE_NONE;
 	session->read_ns = 0;
-	session->frames = 0;
+	session->frames = session->answered = 0;
 	session->authenticated = conn->token == NULL;
 	session->interrupted = false;
 	session->said_hello = false;

@@ -37,6 +37,8 @@ struct session {
 	enum close_reason end; /* why no further frame is handled; CLOSE_NONE: go on */
 	int64_t read_ns;       /* when the batch was read */
 	uint64_t frames;       /* of the batch, not counted in the metrics yet */
+	uint64_t answered;     /* publishes, the same */
+	size_t room;	       /* for so many answers before the outbox is looked at again */
 	bool authenticated;    /* or nobody asks for it */
 	bool interrupted;      /* publishes were left out: nothing more is handled or answered */
 	bool said_hello;       /* a first frame was complete, or a Connect where one is needed */
@@ -70,10 +72,12 @@ struct session {
 void session_dispatch(struct session *session, struct wire_header header, const uint8_t *payload,
 		      struct buf *buf);
 
-/* Handles a Publish that differs from the last one in stream and payload only, without checking
- * again what was checked then; its size. 0: it is not one, or not all of it is among the AVAILABLE
- * bytes from its header on. They may be written to. */
-size_t session_publish_again(struct session *session, const uint8_t *frame, size_t available);
+/*
+ * Handles the next few frames, as long as they are Publishes that differ from the last one that was
+ * decoded in stream and payload only, without checking again what was checked then. Their size, of
+ * the AVAILABLE bytes, which may be written to; 0: the next frame is not one, or not all there.
+ */
+size_t session_publish_again(struct session *session, const uint8_t *bytes, size_t available);
 
 /* Sends the error frame of HEADER's family and ends the session. The payload's first AVAILABLE
  * bytes have been read. */
