@@ -92,10 +92,20 @@ struct client_request {
 	size_t reply_length;
 };
 
+/* A consumer's answer that is to be confirmed; like a request, on its caller's stack. */
+struct client_confirmation {
+	struct list node; /* in client->confirmations */
+	uint32_t stream;
+	struct span message; /* the id as it was sent */
+	bool done;
+	struct client_fault fault;
+};
+
 enum subscription_state {
 	SUBSCRIPTION_ASKED,
 	SUBSCRIPTION_LIVE,
 	SUBSCRIPTION_DETACHED, /* its connection was lost; a reconnect asks again */
+	SUBSCRIPTION_PAUSED,   /* a reader's queue was full: asked again when it is empty */
 	SUBSCRIPTION_ENDED,    /* `fault` says why */
 };
 
@@ -119,6 +129,10 @@ struct liminal_subscription {
 	uint32_t max_in_flight;
 	uint8_t *schemas;
 	size_t schema_count;
+	char *consumer; /* NULL: none */
+	enum liminal_start start;
+	uint64_t value;
+	bool asked; /* for, and not answered yet */
 
 	struct list deliveries;
 	size_t queued, queued_bytes;
@@ -192,7 +206,7 @@ struct liminal {
 	struct list subscriptions[CLIENT_BUCKETS]; /* by stream */
 	struct list deliveries;			   /* of all, in the order of arrival */
 
-	struct list conversations, requests;
+	struct list conversations, requests, confirmations;
 	uint64_t next_conversation;
 
 	struct client_registration registration;
@@ -284,6 +298,9 @@ void client_subscription_free(struct liminal_subscription **subscription);
 void client_subscription_cancel(struct liminal *client, uint32_t stream, uint64_t id);
 void client_subscriptions_detach(struct liminal *client);
 int client_subscriptions_renew(struct liminal *client, int64_t deadline_ns);
+
+/* consume.c: a Reject, Accept or Defer has come. */
+void client_on_confirmation(struct liminal *client, const struct wire_frame *frame);
 
 /* converse.c */
 void client_conversation_free(struct liminal_conversation **conversation);

@@ -220,6 +220,7 @@ static struct liminal *client_new(const struct liminal_options *options)
 	list_init(&client->deliveries);
 	list_init(&client->conversations);
 	list_init(&client->requests);
+	list_init(&client->confirmations);
 	list_init(&client->jobs);
 	return client;
 }

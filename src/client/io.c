@@ -296,6 +296,15 @@ void client_lose(struct liminal *client, struct client_fault *fault)
 		request->done = true;
 		client_fault_set(&request->fault, client->loss.status, client->loss.code, why);
 	}
+	LIST_FOR_EACH_NODE(node, after, &client->confirmations)
+	{
+		struct client_confirmation *confirmation =
+			LIST_ENTRY(node, struct client_confirmation, node);
+
+		list_remove(node);
+		confirmation->done = true;
+		client_fault_set(&confirmation->fault, client->loss.status, client->loss.code, why);
+	}
 	client_subscriptions_detach(client);
 	client_jobs_drop(client);
 	client->left = false;

@@ -185,19 +185,32 @@ struct liminal_subscribe_options {
 	size_t queue_bytes;	      /* their payloads, one of any size fits; 0: 32 MiB */
 	const unsigned char *schemas; /* 32 bytes each, the schemas accepted; NULL: any */
 	size_t schema_count;
+	/* For durable channels. With a start, but no consumer: a reader, which answers nothing. */
+	const char *consumer; /* whose work this subscription shares; NULL: none */
+	int start; /* of enum liminal_start: where a consumer that is new, or a reader, begins */
+	uint64_t value;
+};
+
+enum liminal_start {
+	LIMINAL_START_LIVE,	/* not durable: what is published from now on, on any channel */
+	LIMINAL_START_NEW,	/* with the next message published */
+	LIMINAL_START_ALL,	/* with the oldest message kept */
+	LIMINAL_START_SEQUENCE, /* with the message of that sequence, or the next one kept */
+	LIMINAL_START_TIME	/* with the first one since then, in ms since 1970 UTC */
 };
 
 #define LIMINAL_SUBSCRIBE_OPTIONS_INIT                                                             \
 	{                                                                                          \
-		sizeof(struct liminal_subscribe_options), 0, 0, 0, NULL, 0                         \
+		sizeof(struct liminal_subscribe_options), 0, 0, 0, NULL, 0, NULL,                  \
+			LIMINAL_START_LIVE, 0                                                      \
 	}
 
 struct liminal_delivery {
 	const char *channel;
 	const void *payload; /* followed by a NUL that `length` does not count */
 	size_t length;
-	uint64_t sequence; /* 1, 2, 3 ... per subscription and connection */
-	uint64_t missed;   /* messages lost between the one before and this one */
+	uint64_t sequence; /* 1, 2, 3 ... per subscription and connection; durable: the channel's */
+	uint64_t missed;   /* messages lost between the one before and this one; durable: 0 */
 	uint64_t boot;	   /* with `message` the name of the message; 0: not known */
 	uint64_t message;
 	const char *parent; /* causal context: NULL: none */
@@ -205,6 +218,7 @@ struct liminal_delivery {
 	bool has_clock;
 	uint64_t clock;
 	unsigned char schema[32];
+	bool redelivered; /* durable: to this consumer, before */
 };
 
 /*
@@ -213,7 +227,11 @@ struct liminal_delivery {
  * The library reads from the connection only while a call waits. While none does, messages wait
  * in the connection, and the server's rule for slow consumers applies. While a call waits for
  * something else than this subscription, its messages are queued; those that find its queue full
- * are lost, and counted in `missed`.
+ * are lost, and counted in `missed`. A durable subscription loses none: a reader goes back to where
+ * its queue ended, and a consumer is sent max_in_flight messages before it answers.
+ *
+ * liminal_reconnect: a reader goes on behind the last message that it received. A consumer goes on
+ * with what is not accepted; what it has received and not taken is thrown away, for it comes again.
  */
 int liminal_subscribe(struct liminal *client, const char *channel,
 		      const struct liminal_subscribe_options *options,
@@ -235,6 +253,34 @@ int liminal_next_any(struct liminal *client, int timeout_ms,
 		     struct liminal_delivery **delivery);
 
 void liminal_delivery_free(struct liminal_delivery **delivery);
+
+/*
+ * What became of a message that a consumer was sent: SEQUENCE is its delivery's. With TIMEOUT_MS 0
+ * the server is told, and no more; such an answer may be lost with the connection, and then the
+ * message comes again. Otherwise LIMINAL_OK says that the answer is on stable storage, or for
+ * liminal_working that it was heard; LIMINAL_REFUSED that it does not count: "stale: ..." when the
+ * message has gone to somebody else meanwhile, or back. Without an answer within ack_wait of the
+ * channel a message is delivered again. May be called by any thread.
+ */
+
+/* Done. */
+int liminal_accept(struct liminal_subscription *subscription, uint64_t sequence, int timeout_ms);
+
+/* All that this subscription was sent up to SEQUENCE, and has not answered, is done. */
+int liminal_accept_up_to(struct liminal_subscription *subscription, uint64_t sequence,
+			 int timeout_ms);
+
+/* Not now: the message comes again later. REASON may be NULL. */
+int liminal_defer(struct liminal_subscription *subscription, uint64_t sequence, const char *reason,
+		  int timeout_ms);
+
+/* Still being worked on: its ack_wait starts afresh. */
+int liminal_working(struct liminal_subscription *subscription, uint64_t sequence, int timeout_ms);
+
+/* Never: the message goes to the dead-letter channel, or away. REASON, at most 1024 bytes of it, is
+ * kept with it; it may be NULL. */
+int liminal_reject(struct liminal_subscription *subscription, uint64_t sequence, const char *reason,
+		   int timeout_ms);
 
 /* Ends *SUBSCRIPTION (NULL is allowed), frees it with what it holds, and sets it to NULL. No other
  * thread may be in a call with it. */

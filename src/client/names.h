@@ -27,6 +27,7 @@
 #define client_jobs_drop liminal_private_client_jobs_drop
 #define client_lose liminal_private_client_lose
 #define client_new_stream liminal_private_client_new_stream
+#define client_on_confirmation liminal_private_client_on_confirmation
 #define client_published liminal_private_client_published
 #define client_put liminal_private_client_put
 #define client_put_now liminal_private_client_put_now

@@ -111,7 +111,10 @@ static void client_on_subscribe_ack(struct liminal *client, const struct wire_fr
 	if (subscription != NULL) {
 		subscription->id = frame->u.subscribe_ack.subscription;
 		subscription->state = SUBSCRIPTION_LIVE;
-		subscription->last_sequence = 0;
+		subscription->asked = false;
+		/* A reader that is asked for again goes on behind it. */
+		if (subscription->start == LIMINAL_START_LIVE)
+			subscription->last_sequence = 0;
 	} else {
 		client_subscription_cancel(client, answer->stream,
 					   frame->u.subscribe_ack.subscription);
@@ -134,8 +137,11 @@ static void client_on_subscribe_error(struct liminal *client, const struct wire_
 	if (answer == NULL || answer->stream != frame->header.stream)
 		return;
 	client_fault_set(&answer->fault, LIMINAL_REFUSED, frame->u.error.code, words);
+	if (subscription != NULL)
+		subscription->asked = false;
 	/* One that is asked for the first time is told so by liminal_subscribe. */
-	if (subscription != NULL && subscription->state == SUBSCRIPTION_DETACHED)
+	if (subscription != NULL && (subscription->state == SUBSCRIPTION_DETACHED ||
+				     subscription->state == SUBSCRIPTION_PAUSED))
 		client_subscription_end(subscription, frame->u.error.code, words);
 	client_answer_finish(client, answer);
 }
@@ -305,6 +311,11 @@ static void client_on_frame(struct liminal *client, const struct wire_frame *fra
 		break;
 	case WIRE_WORKER_REGISTER_ACK:
 		client_on_register_ack(client, frame);
+		break;
+	case WIRE_ACCEPT:
+	case WIRE_DEFER:
+	case WIRE_REJECT:
+		client_on_confirmation(client, frame);
 		break;
 	case WIRE_DELIVER:
 		client_on_deliver(client, frame);

@@ -77,6 +77,8 @@ static struct client_delivery *delivery_new(struct liminal_subscription *subscri
 	delivery->public = (struct liminal_delivery){
 		.channel = delivery_copy(&at, channel),
 		.sequence = frame->u.deliver.sequence,
+		.redelivered = subscription->start != LIMINAL_START_LIVE &&
+			       (frame->header.flags & WIRE_DELIVER_AGAIN) != 0,
 		.has_clock = envelope->has_clock,
 		.clock = envelope->clock,
 	};
@@ -94,6 +96,22 @@ static struct client_delivery *delivery_new(struct liminal_subscription *subscri
 	return delivery;
 }
 
+static bool subscription_full(const struct liminal_subscription *subscription, size_t length)
+{
+	return subscription->queued >= subscription->queue_messages ||
+	       (subscription->queued > 0 &&
+		size_add(subscription->queued_bytes, length) > subscription->queue_bytes);
+}
+
+/* A reader is to miss nothing: it is asked for again, from here, when its queue is empty. */
+static void subscription_overflow(struct liminal_subscription *subscription)
+{
+	if (subscription->start == LIMINAL_START_LIVE || subscription->consumer != NULL)
+		return;
+	client_subscription_cancel(subscription->client, subscription->stream, subscription->id);
+	subscription->state = SUBSCRIPTION_PAUSED;
+}
+
 void client_subscription_deliver(struct liminal_subscription *subscription,
 				 const struct wire_frame *frame)
 {
@@ -102,15 +120,18 @@ void client_subscription_deliver(struct liminal_subscription *subscription,
 	struct client_delivery *delivery;
 
 	/* Whoever reads waits for something behind this: it must not stop here. The gap in the
-	 * sequence tells, also when there is no memory for the message. */
-	if (subscription->queued >= subscription->queue_messages ||
-	    (subscription->queued > 0 &&
-	     size_add(subscription->queued_bytes, length) > subscription->queue_bytes))
+	 * sequence tells, also when there is no memory for the message. What a consumer is sent is
+	 * bounded by its credit. */
+	if (subscription->consumer == NULL && subscription_full(subscription, length)) {
+		subscription_overflow(subscription);
 		return;
+	}
 	delivery = delivery_new(subscription, frame);
-	if (delivery == NULL)
+	if (delivery == NULL) {
+		subscription_overflow(subscription);
 		return;
-	if (sequence > subscription->last_sequence)
+	}
+	if (subscription->start == LIMINAL_START_LIVE && sequence > subscription->last_sequence)
 		delivery->public.missed = sequence - subscription->last_sequence - 1;
 	subscription->last_sequence = sequence;
 	subscription->queued++;
@@ -164,6 +185,7 @@ void client_subscription_free(struct liminal_subscription **subscriptionp)
 	client_fault_clear(&subscription->fault);
 	free(subscription->channel);
 	free(subscription->schemas);
+	free(subscription->consumer);
 	free(subscription);
 }
 
@@ -178,26 +200,57 @@ void client_subscription_cancel(struct liminal *client, uint32_t stream, uint64_
 	(void)client_put_now(client, &unsubscribe);
 }
 
+static void subscription_detach(struct liminal_subscription *subscription)
+{
+	struct client_delivery *delivery;
+
+	if (subscription->state != SUBSCRIPTION_LIVE && subscription->state != SUBSCRIPTION_PAUSED)
+		return;
+	subscription->state = SUBSCRIPTION_DETACHED;
+	subscription->asked = false;
+	/* The server sends them again, to this one or another. */
+	while (subscription->consumer != NULL &&
+	       (delivery = subscription_take(subscription)) != NULL)
+		delivery_free(&delivery);
+}
+
 void client_subscriptions_detach(struct liminal *client)
 {
 	struct list *node, *after;
 
 	for (size_t i = 0; i < CLIENT_BUCKETS; i++)
 		LIST_FOR_EACH_NODE(node, after, &client->subscriptions[i])
-		{
-			struct liminal_subscription *subscription =
-				LIST_ENTRY(node, struct liminal_subscription, in_bucket);
+	subscription_detach(LIST_ENTRY(node, struct liminal_subscription, in_bucket));
+}
 
-			if (subscription->state == SUBSCRIPTION_LIVE)
-				subscription->state = SUBSCRIPTION_DETACHED;
-		}
+/* A server that does not know durable channels could take the frame for a malformed one. */
+static int subscription_make_durable(struct liminal_subscription *subscription,
+				     struct wire_frame *frame)
+{
+	static const char missing[] = "not durable: the server keeps no messages (state_dir)";
+	bool resume = subscription->consumer == NULL && subscription->last_sequence > 0;
+
+	if (!(subscription->client->capabilities & WIRE_CAPABILITY_DURABLE)) {
+		if (subscription->state != SUBSCRIPTION_ASKED)
+			client_subscription_end(subscription, WIRE_REASON_SERVER, span_of(missing));
+		return client_fail(LIMINAL_REFUSED, "%s", missing);
+	}
+	frame->header.flags = WIRE_SUBSCRIBE_DURABLE;
+	frame->u.subscribe.durable = true;
+	if (subscription->consumer != NULL)
+		frame->u.subscribe.consumer = span_of(subscription->consumer);
+	frame->u.subscribe.start =
+		(uint8_t)((resume ? LIMINAL_START_SEQUENCE : subscription->start) -
+			  LIMINAL_START_NEW);
+	frame->u.subscribe.value = resume ? subscription->last_sequence + 1 : subscription->value;
+	return LIMINAL_OK;
 }
 
 /* Sends the Subscribe and waits for its answer, which client_receive applies to SUBSCRIPTION. */
 static int subscription_ask(struct liminal_subscription *subscription, int64_t deadline_ns)
 {
 	struct liminal *client = subscription->client;
-	const struct wire_frame frame = {
+	struct wire_frame frame = {
 		.header = {.type = WIRE_SUBSCRIBE, .stream = subscription->stream},
 		.u.subscribe = {.channel = span_of(subscription->channel),
 				.schemas = {.count = (uint32_t)subscription->schema_count,
@@ -206,15 +259,22 @@ static int subscription_ask(struct liminal_subscription *subscription, int64_t d
 							      WIRE_SCHEMA_SIZE}},
 				.max_in_flight = subscription->max_in_flight},
 	};
-	struct client_answer *answer = client_answer_new(WIRE_SUBSCRIBE, subscription->stream);
+	struct client_answer *answer;
 	int status;
 
+	if (subscription->start != LIMINAL_START_LIVE) {
+		status = subscription_make_durable(subscription, &frame);
+		if (status != LIMINAL_OK)
+			return status;
+	}
+	answer = client_answer_new(WIRE_SUBSCRIBE, subscription->stream);
 	if (answer == NULL)
 		return client_fail_memory();
 	answer->subscription = subscription;
 	status = client_put(client, &frame, deadline_ns);
 	if (status == LIMINAL_OK) {
 		list_append(&client->answers, &answer->node);
+		subscription->asked = true;
 		status = client_answer_wait(client, &answer, deadline_ns);
 	}
 	client_answer_free(&answer);
@@ -270,9 +330,12 @@ subscription_new(struct liminal *client, const char *channel,
 		options->queue_messages > 0 ? options->queue_messages : SUBSCRIPTION_QUEUE_MESSAGES;
 	subscription->queue_bytes =
 		options->queue_bytes > 0 ? options->queue_bytes : SUBSCRIPTION_QUEUE_BYTES;
+	subscription->start = (enum liminal_start)options->start;
+	subscription->value = options->value;
 	subscription->schema_count = options->schema_count;
 	subscription->schemas = malloc(schema_bytes + 1);
-	if (!client_copy_text(&subscription->channel, channel) || subscription->schemas == NULL) {
+	if (!client_copy_text(&subscription->channel, channel) || subscription->schemas == NULL ||
+	    !client_copy_text(&subscription->consumer, options->consumer)) {
 		client_subscription_free(&subscription);
 		return NULL;
 	}
@@ -298,6 +361,13 @@ int liminal_subscribe(struct liminal *client, const char *channel,
 		return client_fail(LIMINAL_INVALID, "the schemas have a count but no bytes");
 	if (options.schema_count > UINT32_MAX / WIRE_SCHEMA_SIZE)
 		return client_fail(LIMINAL_INVALID, "there are too many schemas");
+	if (options.start < LIMINAL_START_LIVE || options.start > LIMINAL_START_TIME)
+		return client_fail(LIMINAL_INVALID, "there is no such start");
+	if (options.consumer != NULL && options.start == LIMINAL_START_LIVE)
+		return client_fail(LIMINAL_INVALID, "a consumer needs a start");
+	if (options.consumer != NULL &&
+	    (*options.consumer == '\0' || !client_text_valid(options.consumer)))
+		return client_fail(LIMINAL_INVALID, "the consumer's name is empty or not UTF-8");
 	status = client_enter(client);
 	if (status != LIMINAL_OK)
 		return status;
@@ -317,6 +387,39 @@ int liminal_subscribe(struct liminal *client, const char *channel,
 		client_subscription_free(&subscription);
 	mutex_unlock(&client->lock);
 	return status;
+}
+
+/*
+ * Asks for a paused reader again when its queue is empty. When the caller's time passes before the
+ * answer, the question stands.
+ */
+static int subscription_resume(struct liminal_subscription *subscription, int64_t deadline_ns)
+{
+	int status = LIMINAL_OK;
+
+	if (subscription->state == SUBSCRIPTION_PAUSED && !subscription->asked &&
+	    list_empty(&subscription->deliveries))
+		status = subscription_ask(subscription, deadline_ns);
+	/* A refusal has ended it. */
+	return status == LIMINAL_REFUSED ? LIMINAL_OK : status;
+}
+
+static struct liminal_subscription *subscription_to_resume(const struct liminal *client)
+{
+	const struct list *bucket, *node;
+
+	for (size_t i = 0; i < CLIENT_BUCKETS; i++) {
+		bucket = &client->subscriptions[i];
+		for (node = bucket->next; node != bucket; node = node->next) {
+			struct liminal_subscription *subscription =
+				LIST_ENTRY(node, struct liminal_subscription, in_bucket);
+
+			if (subscription->state == SUBSCRIPTION_PAUSED && !subscription->asked &&
+			    list_empty(&subscription->deliveries))
+				return subscription;
+		}
+	}
+	return NULL;
 }
 
 static bool subscription_has_news(const void *subject)
@@ -340,7 +443,9 @@ int liminal_next(struct liminal_subscription *subscription, int timeout_ms,
 	client = subscription->client;
 	mutex_lock(&client->lock);
 	client_send(client);
-	status = client_wait(client, subscription_has_news, subscription, deadline_ns);
+	status = subscription_resume(subscription, deadline_ns);
+	if (status == LIMINAL_OK)
+		status = client_wait(client, subscription_has_news, subscription, deadline_ns);
 	if (status == LIMINAL_OK) {
 		delivery = subscription_take(subscription);
 		if (delivery != NULL)
@@ -383,7 +488,7 @@ int liminal_next_any(struct liminal *client, int timeout_ms,
 	int64_t deadline_ns = client_deadline(timeout_ms);
 	struct liminal_subscription *subscription = NULL;
 	struct client_delivery *delivery;
-	int status;
+	int status = LIMINAL_OK;
 
 	*deliveryp = NULL;
 	if (subscriptionp != NULL)
@@ -392,7 +497,12 @@ int liminal_next_any(struct liminal *client, int timeout_ms,
 		return client_fail(LIMINAL_INVALID, "there is no handle");
 	mutex_lock(&client->lock);
 	client_send(client);
-	status = client_wait(client, client_has_news, client, deadline_ns);
+	while (status == LIMINAL_OK && list_empty(&client->deliveries) &&
+	       (subscription = subscription_to_resume(client)) != NULL)
+		status = subscription_resume(subscription, deadline_ns);
+	if (status == LIMINAL_OK)
+		status = client_wait(client, client_has_news, client, deadline_ns);
+	subscription = NULL;
 	if (status == LIMINAL_OK && !list_empty(&client->deliveries)) {
 		delivery = LIST_ENTRY(client->deliveries.next, struct client_delivery, in_client);
 		subscription = delivery->subscription;

@@ -113,8 +113,13 @@ void put_subscribe_ack(uint32_t stream, uint64_t id)
 
 void put_deliver(uint32_t stream, uint64_t sequence, const char *payload)
 {
+	put_deliver_with(stream, sequence, 0, payload);
+}
+
+void put_deliver_with(uint32_t stream, uint64_t sequence, uint8_t flags, const char *payload)
+{
 	put((struct wire_frame){
-		.header = {WIRE_DELIVER, WIRE_DELIVER_ORIGIN, stream, 0},
+		.header = {WIRE_DELIVER, flags | WIRE_DELIVER_ORIGIN, stream, 0},
 		.u.deliver = {sequence, envelope(payload), true, 77, 1000 + sequence}});
 }
 

@@ -47,6 +47,7 @@ void put_publish_ack(uint32_t stream, uint64_t message, uint8_t flags);
 void put_error(uint8_t type, uint32_t stream, uint16_t code, const char *text);
 void put_subscribe_ack(uint32_t stream, uint64_t id);
 void put_deliver(uint32_t stream, uint64_t sequence, const char *payload);
+void put_deliver_with(uint32_t stream, uint64_t sequence, uint8_t flags, const char *payload);
 void put_push(uint64_t correlation, const char *payload);
 void put_register_ack(void);
 void put_reply(uint32_t stream, uint64_t conversation, const char *payload);
