@@ -89,6 +89,9 @@ const char **cli_values(const struct cli_arguments *arguments, char letter);
 /* Leave *NUMBER alone when the option was not given. False: not a number of that range. */
 bool cli_value_count(const struct cli_arguments *arguments, char letter, uint64_t most,
 		     uint64_t *number);
+/* start.c: what --from says; false: it says nothing that is known. */
+bool cli_value_start(const struct cli_arguments *arguments,
+		     struct liminal_subscribe_options *options);
 /* Seconds, fractions allowed, as milliseconds. */
 bool cli_value_seconds(const struct cli_arguments *arguments, char letter, int *ms);
 
@@ -112,6 +115,8 @@ int cli_finish_output(int status);
 int pub_run(struct cli *cli, const struct cli_arguments *arguments);
 int sub_run(struct cli *cli, const struct cli_arguments *arguments);
 int request_run(struct cli *cli, const struct cli_arguments *arguments);
+int dead_run(struct cli *cli, const struct cli_arguments *arguments);
+int queue_run(struct cli *cli, const struct cli_arguments *arguments);
 int worker_run(struct cli *cli, const struct cli_arguments *arguments);
 int ping_run(struct cli *cli, const struct cli_arguments *arguments);
 int ctl_run(struct cli *cli, const struct cli_arguments *arguments);

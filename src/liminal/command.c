@@ -62,13 +62,15 @@ static void command_pipes_close(int pipes[3][2])
 }
 
 /* Side [1] of a pipe is for writing: ours of the first one, the child's of the others. */
-static int command_pipes(int pipes[3][2])
+static int command_pipes(int pipes[3][2], bool output)
 {
 	for (int i = 0; i < 3; i++)
 		pipes[i][0] = pipes[i][1] = -1;
 	for (int i = 0; i < 3; i++) {
 		int ours = i == 0 ? 1 : 0;
 
+		if (i == 1 && !output)
+			continue;
 		if (pipe(pipes[i]) == -1 || fcntl(pipes[i][0], F_SETFD, FD_CLOEXEC) == -1 ||
 		    fcntl(pipes[i][1], F_SETFD, FD_CLOEXEC) == -1 ||
 		    fcntl(pipes[i][ours], F_SETFL, O_NONBLOCK) == -1) {
@@ -107,7 +109,7 @@ static int command_spawn_with(char *const *argv, int pipes[3][2], pid_t *pid)
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
 						      POSIX_SPAWN_SETPGROUP);
 	error = posix_spawn_file_actions_adddup2(&actions, pipes[0][0], STDIN_FILENO);
-	if (error == 0)
+	if (error == 0 && pipes[1][1] != -1)
 		error = posix_spawn_file_actions_adddup2(&actions, pipes[1][1], STDOUT_FILENO);
 	if (error == 0)
 		error = posix_spawn_file_actions_adddup2(&actions, pipes[2][1], STDERR_FILENO);
@@ -123,7 +125,7 @@ static int command_spawn(struct command *command, char *const *argv, pid_t *grou
 	int pipes[3][2], error;
 
 	pthread_mutex_lock(&command_lock);
-	error = command_pipes(pipes);
+	error = command_pipes(pipes, command->output_max > 0);
 	if (error == 0) {
 		error = command_spawn_with(argv, pipes, &command->pid);
 		if (error == 0) {

@@ -20,9 +20,9 @@ typedef void command_still_running(void *context);
 
 /*
  * Runs ARGV in a process group of its own, with INPUT as standard input, and waits for its end.
- * With more than OUTPUT_MAX bytes of output it has failed. Its standard error is passed on to ours.
- * *GROUP is the process group while it runs, else 0; other threads look at it with
- * command_terminate only.
+ * With more than OUTPUT_MAX bytes of output it has failed; with 0 its standard output is ours. Its
+ * standard error is passed on to ours. *GROUP is the process group while it runs, else 0; other
+ * threads look at it with command_terminate only.
  */
 void command_run(char *const *argv, const void *input, size_t length, size_t output_max,
 		 pid_t *group, command_still_running *still_running, void *context,

@@ -30,8 +30,12 @@ static const struct cli_option sub_options[] = {
 	{'c', "count", "N", false, "leave after N messages"},
 	{'w', "wait", "SECONDS", false, "the longest wait for each message; then status 4"},
 	{'0', "null", NULL, false, "end each message with a NUL instead of a newline"},
-	{'f', "format", "FORMAT", false, "%c channel, %p payload, %i id, %n number, %m missed"},
+	{'f', "format", "FORMAT", false,
+	 "%c channel, %p payload, %i id, %n number, %m missed, %r again"},
 	{'r', "reconnect", NULL, false, "connect again when the connection is lost"},
+	{'C', "consumer", "NAME", false, "durable: go on where this consumer is, and accept"},
+	{'F', "from", "WHERE", false, "durable: begin with new, all, a sequence, or a time"},
+	{'m', "manual", NULL, false, "answers to a consumer come from standard input"},
 	OPTIONS_END,
 };
 
@@ -46,6 +50,13 @@ static const struct cli_option worker_options[] = {
 	{'j', "jobs", "JOBS", false, "how many commands may run at once (1)"},
 	{'i', "identity", "IDENTITY", false, "name of the worker (liminal@HOST:PID)"},
 	{'m', "max-reply", "BYTES", false, "the largest reply (16777194)"},
+	OPTIONS_END,
+};
+
+static const struct cli_option queue_options[] = {
+	{'j', "jobs", "JOBS", false, "how many commands may run at once (1)"},
+	{'C', "consumer", "NAME", false, "the consumer whose work is shared (queue)"},
+	{'F', "from", "WHERE", false, "where a new consumer begins: new, all, a sequence, a time"},
 	OPTIONS_END,
 };
 
@@ -70,13 +81,22 @@ static const struct cli_option ctl_options[] = {
 	OPTIONS_END,
 };
 
+static const struct cli_option dead_options[] = {
+	{'c', "count", "N", false, "no more than N messages"},
+	{'F', "from", "SEQUENCE", false, "begin with this one"},
+	{'p', "put-back", "SEQUENCE", false, "publish it where it came from; or all of them"},
+	{'w', "wait", "SECONDS", false, "the longest wait for the answer; then status 4"},
+	OPTIONS_END,
+};
+
 static const struct cli_option top_options[] = {
 	{'d', "delay", "SECONDS", false, "time between two looks (1)"},
 	OPTIONS_END,
 };
 
-static const char *const ctl_actions[] = {"ping",    "stats", "connections", "channels",
-					  "workers", "close", "drain",	     NULL};
+static const char *const ctl_actions[] = {"ping",    "stats",	  "connections", "channels",
+					  "workers", "consumers", "consumer-rm", "close",
+					  "drain",   NULL};
 
 static const char *const bench_cases[] = {"pub", "fan", "request", NULL};
 
@@ -91,13 +111,17 @@ const struct cli_command cli_commands[] = {
 	{"worker", "QUEUE -- COMMAND...", NULL, 2, SIZE_MAX,
 	 "run a command for each request: standard input in, standard output out", worker_options,
 	 worker_run},
+	{"queue", "CHANNEL -- COMMAND...", NULL, 2, SIZE_MAX,
+	 "run a command for each message of a durable channel", queue_options, queue_run},
+	{"dead", "CHANNEL", NULL, 1, 1,
+	 "list the messages of a dead-letter channel, or put them back", dead_options, dead_run},
 	{"ping", "", NULL, 0, 0, "measure round trips to the server", ping_options, ping_run},
 	{"bench", "CASE NAME", bench_cases, 2, 2,
 	 "measure rate and latency: pub CHANNEL, fan CHANNEL, request QUEUE", bench_options,
 	 bench_run},
-	{"ctl", "ACTION [ID]", ctl_actions, 1, 2,
-	 "ask or tell the server: ping, stats, connections, channels, workers, close ID, drain",
-	 ctl_options, ctl_run},
+	{"ctl", "ACTION [ARGUMENT...]", ctl_actions, 1, 3,
+	 "look into the server, or tell it something, over its control socket", ctl_options,
+	 ctl_run},
 	{"top", "", NULL, 0, 0, "watch connections, channels and queues", top_options, top_run},
 	{.name = NULL},
 };

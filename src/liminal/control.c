@@ -8,6 +8,8 @@
 #include "base/clock.h"
 #include "base/text.h"
 
+#define CONTROL_COLUMNS_MAX 16
+
 static const struct control_column control_connections[] = {
 	{"id", "ID", CONTROL_NUMBER},
 	{"peer", "PEER", CONTROL_TEXT},
@@ -48,10 +50,29 @@ static const struct control_column control_workers[] = {
 	{.key = NULL},
 };
 
+static const struct control_column control_consumers[] = {
+	{"channel", "CHANNEL", CONTROL_TEXT},		{"consumer", "CONSUMER", CONTROL_TEXT},
+	{"subscriptions", "SUBS", CONTROL_NUMBER},	{"lag", "LAG", CONTROL_NUMBER},
+	{"outstanding", "OUTSTANDING", CONTROL_NUMBER}, {"deferred", "DEFERRED", CONTROL_NUMBER},
+	{"idle_since_ms", "IDLE", CONTROL_SINCE},	{.key = NULL},
+};
+
+static const struct control_column control_dead[] = {
+	{"sequence", "SEQUENCE", CONTROL_NUMBER},
+	{"origin", "ORIGIN", CONTROL_TEXT},
+	{"consumer", "CONSUMER", CONTROL_TEXT},
+	{"reason", "REASON", CONTROL_TEXT},
+	{"attempts", "ATTEMPTS", CONTROL_NUMBER},
+	{"text", "TEXT", CONTROL_TEXT},
+	{.key = NULL},
+};
+
 const struct control_list control_lists[] = {
 	{"connections", control_connections},
 	{"channels", control_channels},
 	{"workers", control_workers},
+	{"consumers", control_consumers},
+	{"dead", control_dead},
 	{.name = NULL},
 };
 
@@ -188,10 +209,51 @@ void control_cell(const json_t *object, const struct control_column *column,
 	cell[0] = '\0';
 	if (value != NULL && column->kind == CONTROL_BYTES)
 		control_add_bytes(&text, json_integer_value(value));
-	else if (value != NULL && column->kind == CONTROL_SINCE)
+	else if (json_is_integer(value) && column->kind == CONTROL_SINCE)
 		control_add_since(&text, json_integer_value(value));
 	else if (value != NULL)
 		control_add_value(&text, value);
 	if (text.length == 0)
 		text_add(&text, "-");
+}
+
+/* Columns as wide as their widest cell; numbers stand to the right. */
+static void control_print_row(const struct control_list *list, const json_t *object,
+			      const size_t widths[CONTROL_COLUMNS_MAX])
+{
+	char cell[CONTROL_CELL];
+
+	for (size_t i = 0; list->columns[i].key != NULL; i++) {
+		const struct control_column *column = &list->columns[i];
+		bool right = column->kind == CONTROL_NUMBER || column->kind == CONTROL_BYTES;
+
+		if (object != NULL)
+			control_cell(object, column, cell);
+		else
+			snprintf(cell, sizeof(cell), "%s", column->title);
+		if (list->columns[i + 1].key == NULL && !right)
+			printf("%s", cell);
+		else
+			printf("%*s", right ? (int)widths[i] : -(int)widths[i], cell);
+		printf("%s", list->columns[i + 1].key != NULL ? "  " : "\n");
+	}
+}
+
+void control_print_list(const struct control_list *list, const json_t *rows)
+{
+	size_t widths[CONTROL_COLUMNS_MAX], index;
+	char cell[CONTROL_CELL];
+	json_t *row;
+
+	for (size_t i = 0; list->columns[i].key != NULL; i++) {
+		widths[i] = strlen(list->columns[i].title);
+		json_array_foreach(rows, index, row)
+		{
+			control_cell(row, &list->columns[i], cell);
+			if (strlen(cell) > widths[i])
+				widths[i] = strlen(cell);
+		}
+	}
+	control_print_row(list, NULL, widths);
+	json_array_foreach(rows, index, row) control_print_row(list, row, widths);
 }

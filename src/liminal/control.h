@@ -26,6 +26,9 @@ struct control_list {
 extern const struct control_list control_lists[]; /* ends with name NULL */
 const struct control_list *control_list_find(const char *name);
 
+/* A table of ROWS, an array of objects. */
+void control_print_list(const struct control_list *list, const json_t *rows);
+
 #define CONTROL_CELL 160
 
 /* What COLUMN of OBJECT shows; control characters of clients' names are escaped. */

@@ -5,49 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CTL_COLUMNS_MAX 16
-
-/* Columns as wide as their widest cell; numbers stand to the right. */
-static void ctl_print_row(const struct control_list *list, const json_t *object,
-			  const size_t widths[CTL_COLUMNS_MAX])
-{
-	char cell[CONTROL_CELL];
-
-	for (size_t i = 0; list->columns[i].key != NULL; i++) {
-		const struct control_column *column = &list->columns[i];
-		bool right = column->kind == CONTROL_NUMBER || column->kind == CONTROL_BYTES;
-
-		if (object != NULL)
-			control_cell(object, column, cell);
-		else
-			snprintf(cell, sizeof(cell), "%s", column->title);
-		if (list->columns[i + 1].key == NULL && !right)
-			printf("%s", cell);
-		else
-			printf("%*s", right ? (int)widths[i] : -(int)widths[i], cell);
-		printf("%s", list->columns[i + 1].key != NULL ? "  " : "\n");
-	}
-}
-
-static void ctl_print_list(const struct control_list *list, const json_t *rows)
-{
-	size_t widths[CTL_COLUMNS_MAX], index;
-	char cell[CONTROL_CELL];
-	json_t *row;
-
-	for (size_t i = 0; list->columns[i].key != NULL; i++) {
-		widths[i] = strlen(list->columns[i].title);
-		json_array_foreach(rows, index, row)
-		{
-			control_cell(row, &list->columns[i], cell);
-			if (strlen(cell) > widths[i])
-				widths[i] = strlen(cell);
-		}
-	}
-	ctl_print_row(list, NULL, widths);
-	json_array_foreach(rows, index, row) ctl_print_row(list, row, widths);
-}
-
 /* One value a line; those of an object inside have its name in front. */
 static void ctl_print_values(const char *prefix, json_t *object)
 {
@@ -74,35 +31,53 @@ static void ctl_print(const char *action, json_t *reply)
 	const struct control_list *list = control_list_find(action);
 
 	if (list != NULL)
-		ctl_print_list(list, json_object_get(reply, list->name));
+		control_print_list(list, json_object_get(reply, list->name));
 	else if (json_is_true(json_object_get(reply, "ok")))
 		printf("ok\n");
 	else
 		ctl_print_values("", reply);
 }
 
+/* What an action is told besides its name; those that are not here take nothing. */
+static const struct ctl_operands {
+	const char *action;
+	size_t least, most;
+	const char *what;
+} ctl_operands[] = {
+	{"close", 1, 1, "a connection's id, a number"},
+	{"consumers", 0, 1, "at most a channel"},
+	{"consumer-rm", 2, 2, "a channel and a consumer"},
+	{NULL, 0, 0, "no operand"},
+};
+
 /* Sets *REQUEST to what ACTION sends, NULL for nothing. */
 static bool ctl_request(const struct cli_arguments *arguments, json_t **request)
 {
-	const char *action = arguments->operands[0], *operand = arguments->operands[1];
-	bool closing = strcmp(action, "close") == 0;
-	uint64_t id;
+	const char *action = arguments->operands[0], *const *operands = NULL;
+	const struct ctl_operands *allowed = ctl_operands;
+	size_t count = arguments->operand_count - 1;
+	bool good;
 	char *end;
 
 	*request = NULL;
-	if (!closing && operand != NULL) {
-		cli_usage(arguments->command, "\"%s\" takes no operand", action);
-		return false;
+	while (allowed->action != NULL && strcmp(allowed->action, action) != 0)
+		allowed++;
+	operands = (const char *const *)arguments->operands + 1;
+	good = count >= allowed->least && count <= allowed->most;
+	if (good && strcmp(action, "close") == 0) {
+		unsigned long long id = strtoull(operands[0], &end, 10);
+
+		good = operands[0][0] >= '0' && operands[0][0] <= '9' && *end == '\0' &&
+		       id <= INT64_MAX;
+		*request = good ? json_pack("{s:I}", "connection", (json_int_t)id) : NULL;
+	} else if (good && count > 0) {
+		*request = json_pack("{s:s, s:s*}", "channel", operands[0], "consumer",
+				     count > 1 ? operands[1] : NULL);
+		good = *request != NULL; /* jansson takes UTF-8 only */
 	}
-	if (!closing)
-		return true;
-	id = operand != NULL ? strtoull(operand, &end, 10) : 0;
-	if (operand == NULL || *operand < '0' || *operand > '9' || *end != '\0' || id > INT64_MAX) {
-		cli_usage(arguments->command, "\"close\" needs a connection's id, a number");
-		return false;
-	}
-	*request = json_pack("{s:I}", "connection", (json_int_t)id);
-	return true;
+	if (!good)
+		cli_usage(arguments->command, "\"%s\" takes %s", action, allowed->what);
+	return good;
 }
 
 int ctl_run(struct cli *cli, const struct cli_arguments *arguments)
