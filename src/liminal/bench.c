@@ -78,12 +78,13 @@ struct bench_case {
 	bool (*partner)(struct bench_peer *peer);
 };
 
-static volatile sig_atomic_t bench_interrupted;
+/* Not a sig_atomic_t: other threads than the one that takes the signal look at it. */
+static atomic_bool bench_interrupted;
 
 static void bench_on_signal(int number)
 {
 	(void)number;
-	bench_interrupted = 1;
+	atomic_store(&bench_interrupted, true);
 }
 
 /* Says the first failure only: what others fail with is mostly its consequence. */
@@ -105,7 +106,8 @@ static bool bench_fail(struct bench *bench, const char *problem)
 /* Takes one of the count, unless the time is over. */
 static bool bench_take(struct bench *bench)
 {
-	if (atomic_load(&bench->over) || bench_interrupted || clock_mono_ns() >= bench->until_ns)
+	if (atomic_load(&bench->over) || atomic_load(&bench_interrupted) ||
+	    clock_mono_ns() >= bench->until_ns)
 		return false;
 	return atomic_fetch_add(&bench->taken, 1) < bench->count;
 }
