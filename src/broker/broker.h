@@ -225,6 +225,10 @@ struct broker_consumer_state {
 bool broker_consumer_states(struct broker *broker, struct channel *channel,
 			    struct broker_consumer_state **states, size_t *count);
 
+/* For the check of a store: whether STATE is what a consumer of a channel has stored, whose last
+ * sequence is LAST. */
+bool broker_position_sound(struct span state, uint64_t last);
+
 enum broker_remove_result { BROKER_REMOVED, BROKER_REMOVE_NONE, BROKER_REMOVE_FAILED };
 
 /* Blocks until it is on stable storage. No lock is held. */

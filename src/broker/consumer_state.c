@@ -178,6 +178,47 @@ static bool decode_entry(struct consumer *consumer, struct span *left)
 	return true;
 }
 
+/* Behind the ranges: what was tried. */
+static bool tried_sound(struct span left, const struct ranges *done, uint64_t last)
+{
+	uint64_t count, sequence, attempts, length;
+
+	if (!get_number(&left, &count))
+		return false;
+	for (uint64_t i = 0; i < count; i++) {
+		length = 0;
+		if (!get_number(&left, &sequence) || !get_number(&left, &attempts) ||
+		    left.length == 0 || sequence > last || ranges_contain(done, sequence))
+			return false;
+		left.length--;
+		if (*left.data++ == STATE_REJECTED &&
+		    (!get_number(&left, &length) || length > left.length))
+			return false;
+		left.data += length;
+		left.length -= (size_t)length;
+	}
+	return left.length == 0;
+}
+
+bool broker_position_sound(struct span state, uint64_t last)
+{
+	struct ranges done = {0};
+	uint64_t from_ms;
+	bool sound;
+
+	if (state.length == 0 || state.data[0] != STATE_VERSION)
+		return false;
+	state.data++;
+	state.length--;
+	/* The floor may be beyond the end: a consumer may wait for a sequence that is to come. */
+	sound = get_number(&state, &done.floor) && get_number(&state, &from_ms) &&
+		decode_ranges(&done, &state) &&
+		(done.count == 0 || done.items[done.count - 1].to <= last) &&
+		tried_sound(state, &done, last);
+	ranges_free(&done);
+	return sound;
+}
+
 bool consumer_state_decode_locked(struct consumer *consumer, struct span state)
 {
 	uint64_t count, from_ms;

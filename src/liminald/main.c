@@ -12,12 +12,15 @@
 #endif
 
 #include "base/hash.h"
+#include "broker/broker.h"
 #include "liminald/daemon.h"
 #include "liminald/process.h"
+#include "store/store.h"
 
 static const char usage[] =
-	"usage: liminald [-dhTtVv] [-c file] [-p pidfile] [-u user]\n"
+	"usage: liminald [-CdhTtVv] [-c file] [-p pidfile] [-u user]\n"
 	"\n"
+	"  -C          check the store of durable channels, which no server may be using\n"
 	"  -c file     read this configuration instead of " SYSCONFDIR "/liminald.conf\n"
 	"  -d          detach: return when the daemon serves, or has failed\n"
 	"  -h          print this help\n"
@@ -38,6 +41,28 @@ static int check(const struct configuration *configuration, const char *file)
 	else
 		printf("worst-case memory: %" PRIu64 " MiB\n", (memory + (1 << 20) - 1) >> 20);
 	return EXIT_SUCCESS;
+}
+
+/* As the user that the server would become: what that one may write, it may have led elsewhere. */
+static int check_store(const struct configuration *configuration,
+		       const struct daemon_options *options)
+{
+	const struct configuration_server *server = &configuration->server;
+	const char *name = options->user != NULL ? options->user : server->user;
+	struct process_user user;
+	char message[512];
+	struct text error = TEXT_INIT(message);
+
+	if (server->state_dir == NULL) {
+		(void)fprintf(stderr, "liminald: state_dir is not set: there is no store\n");
+		return EXIT_USAGE;
+	}
+	if (!process_find_user(name, server->group, &user, &error) ||
+	    !process_become(&user, &error)) {
+		(void)fprintf(stderr, "liminald: %s\n", message);
+		return EXIT_FAILURE;
+	}
+	return store_check(server->state_dir, broker_position_sound, stdout);
 }
 
 /*
@@ -75,12 +100,15 @@ int main(int argc, char **argv)
 	struct daemon_options options = {0};
 	struct configuration_problems problems = {0};
 	struct configuration *configuration;
-	bool only_check = false, only_print = false;
+	bool only_check = false, only_check_store = false, only_print = false;
 	const char *file;
 	int option, status = EXIT_SUCCESS;
 
-	while ((option = getopt(argc, argv, "c:dhp:Ttu:Vv")) != -1) {
+	while ((option = getopt(argc, argv, "Cc:dhp:Ttu:Vv")) != -1) {
 		switch (option) {
+		case 'C':
+			only_check_store = true;
+			break;
 		case 'c':
 			option_path(&options.file, optarg);
 			break;
@@ -130,6 +158,8 @@ int main(int argc, char **argv)
 		status = EXIT_USAGE;
 	else if (only_print)
 		configuration_print(configuration, stdout);
+	else if (only_check_store)
+		status = check_store(configuration, &options);
 	else if (only_check)
 		status = check(configuration, file);
 	else

@@ -16,6 +16,7 @@
 struct check {
 	FILE *out;
 	struct sqlite_store *sqlite;
+	store_position *position;
 	uint64_t next_id;
 	unsigned problems;
 	char name[600]; /* of the channel that is looked at, for people */
@@ -206,6 +207,24 @@ static void check_keys(struct check *check, const struct store_channel *channel)
 			      check->name, last);
 }
 
+static void check_consumers(struct check *check, const struct store_channel *channel)
+{
+	sqlite3_stmt *statement = check_ask(
+		check, "SELECT state, name FROM consumer WHERE channel = %llu", channel->number);
+
+	while (statement != NULL && check_step(check, statement)) {
+		char array[600];
+		struct text name = TEXT_INIT(array);
+
+		if (check->position(sqlite_span(statement, 0), channel->last))
+			continue;
+		text_add_name(&name, sqlite_span(statement, 1));
+		check_problem(check, "channel '%s': the position of consumer '%s' cannot be",
+			      check->name, array);
+	}
+	(void)sqlite3_finalize(statement);
+}
+
 static void check_dead(struct check *check, const struct store_channel *channel)
 {
 	uint64_t last = check_number(check, "SELECT max(sequence) FROM dead WHERE channel = %llu",
@@ -230,6 +249,7 @@ static void check_channel(struct check *check, const struct store_channel *chann
 		      channel->last, consumers, channel->keys);
 	check_messages(check, channel);
 	check_keys(check, channel);
+	check_consumers(check, channel);
 	check_dead(check, channel);
 }
 
@@ -308,9 +328,10 @@ static void check_tables(struct check *check, int version)
 	check_strays(check);
 }
 
-static int check_locked(struct sqlite_store *sqlite, FILE *out, struct text *error)
+static int check_locked(struct sqlite_store *sqlite, store_position *position, FILE *out,
+			struct text *error)
 {
-	struct check check = {.out = out, .sqlite = sqlite};
+	struct check check = {.out = out, .sqlite = sqlite, .position = position};
 	struct stat status;
 	int version;
 
@@ -329,7 +350,7 @@ static int check_locked(struct sqlite_store *sqlite, FILE *out, struct text *err
 	return check.problems > 0;
 }
 
-int store_check(const char *dir, FILE *out)
+int store_check(const char *dir, store_position *position, FILE *out)
 {
 	char message[1024];
 	struct text error = TEXT_INIT(message);
@@ -343,7 +364,7 @@ int store_check(const char *dir, FILE *out)
 	sqlite->lock_fd = folder_lock(dir, false, &error);
 	/* Without a lock file nobody has it locked; whether there is a store is seen then. */
 	if (sqlite->lock_fd >= 0 || error.length == 0)
-		status = check_locked(sqlite, out, &error);
+		status = check_locked(sqlite, position, out, &error);
 	if (error.length > 0)
 		(void)fprintf(out, "%s\n", message);
 	sqlite_free(&sqlite);

@@ -196,12 +196,15 @@ bool store_open_memory(struct store **store, struct text *error);
 /* The next commit of a store in memory fails with RESULT. */
 void store_memory_fail(struct store *store, enum store_result result);
 
+/* Whether STATE is a consumer's, in a channel whose last sequence is LAST. */
+typedef bool store_position(struct span state, uint64_t last);
+
 /*
  * Checks the store in DIR, which no process may be using, and says on OUT what it found: integrity,
- * sequences, and each channel with what it holds. Repairs nothing, modifies nothing. 0: sound; 1:
- * damaged, in use, or not to be read.
+ * sequences, positions of consumers, and each channel with what it holds. Repairs nothing, modifies
+ * nothing. 0: sound; 1: damaged, in use, or not to be read.
  */
-int store_check(const char *dir, FILE *out);
+int store_check(const char *dir, store_position *position, FILE *out);
 
 static inline void store_close(struct store **store)
 {

@@ -167,7 +167,7 @@ def status_of(pid):
 def help_and_version():
     status, out, err = run("-h")
     assert (status, err) == (0, "")
-    for option in "cdhpTtuVv":
+    for option in "CcdhpTtuVv":
         assert re.search(r"(?m)^\s+-%s\b" % option, out), "-%s is not in: %s" % (option, out)
     status, out, err = run("-V")
     assert (status, err) == (0, "") and re.match(r"liminald \d", out), out
