@@ -97,6 +97,8 @@ struct broker *broker_new(const struct broker_settings *settings, uint64_t boot_
 		return NULL;
 	broker->boot_ms = store == NULL ? boot_ms : store->created_ms;
 	atomic_init(&broker->next_message, store == NULL ? 1 : store->next_id);
+	atomic_init(&broker->ids_low,
+		    store == NULL ? UINT64_MAX : store->next_id + STORE_IDS_RESERVED / 2);
 	atomic_init(&broker->next_subscription, 1);
 	mutex_init(&broker->lock, LOCK_EXCHANGE);
 	cond_init(&broker->wake);

@@ -226,7 +226,8 @@ struct broker {
 	_Atomic(struct channel_set *) channels;
 	atomic_uint_fast64_t next_message, next_subscription;
 	uint64_t boot_ms;
-	struct committer *committer; /* NULL: there is no store */
+	struct committer *committer;  /* NULL: there is no store */
+	atomic_uint_fast64_t ids_low; /* from here on more ids are to be reserved in the store */
 	struct broker_control control;
 	struct mutex channels_lock; /* CHANNELS: one reload at a time */
 

@@ -422,6 +422,8 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 	}
 	mutex_unlock(&channel->lock);
 	publication_let_go(&publication);
+	if (run[0].id >= atomic_load_explicit(&client->broker->ids_low, memory_order_relaxed))
+		committer_sweep_at(client->broker->committer, clock_mono_ns());
 	metric_add(METRIC_PUBLISHES, accepted);
 	return answered;
 }

@@ -157,9 +157,6 @@ static bool client_stream_is_used(struct client *client, uint32_t stream)
 	return false;
 }
 
-/* A larger max_in_flight counts as this. */
-#define MAX_IN_FLIGHT 65536
-
 static struct attachment *attachment_new(struct client *client, struct channel *channel,
 					 const struct broker_durable_subscribe *subscribe)
 {
@@ -174,7 +171,7 @@ static struct attachment *attachment_new(struct client *client, struct channel *
 	attachment->max_in_flight =
 		subscribe->max_in_flight < MAX_IN_FLIGHT ? subscribe->max_in_flight : MAX_IN_FLIGHT;
 	list_init(&attachment->in_owner);
-	list_init(&attachment->in_available);
+	deadline_init(&attachment->by_credit);
 	list_init(&attachment->in_client);
 	list_init(&attachment->owed);
 	cursor_init(&attachment->cursor, 1);

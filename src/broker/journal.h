@@ -7,10 +7,14 @@
  * already has.
  *
  *   journal.c         opening, the tail, where a cursor finds its next message
- *   consumers.c       who gets which message, answers, redelivery
+ *   consumers.c       subscriptions of consumers, and who gets which message
+ *   entries.c         what becomes of a message that was given out
+ *   consumer_answers.c  Accept, Defer, Reject, and their confirmations
  *   consumer_state.c  a consumer's position as it is stored
+ *   durable.c         what sessions call
  *   committer.c       the queue to the committer, its bounds, the thread
- *   commit.c          one batch: preparing it, its transaction, and what follows from it
+ *   prepare.c, prepare_answers.c  one batch, within its transaction
+ *   commit.c          the transaction, and what follows from it
  *   retention.c       what is kept: judging publishes, giving room back
  *   ranges.c          a set of sequences
  *
@@ -128,7 +132,8 @@ struct attachment {
 	bool full;		      /* the sink has not taken all */
 	struct consumer *consumer;    /* NULL: a reader */
 	struct list in_owner;	      /* consumer->attachments or journal->readers */
-	struct list in_available;     /* of the consumer: may take a message */
+	struct deadline by_credit;    /* in consumer->available: may take a message */
+	uint64_t turn;		      /* its last one */
 	struct deadlines outstanding; /* entries, by sequence */
 	uint64_t outstanding_count;
 	uint64_t answering; /* answered, and not committed */
@@ -139,6 +144,9 @@ struct attachment {
 	/* COMMIT */
 	struct list in_client; /* while it is live */
 };
+
+/* A larger max_in_flight counts as this. */
+#define MAX_IN_FLIGHT 65536
 
 struct attachment *attachment_ref(struct attachment *attachment);
 void attachment_unref(struct attachment **attachment);
@@ -201,7 +209,8 @@ struct consumer {
 	struct list ready;	     /* oldest first */
 	struct list tried;	     /* a delivery of them has ended: their attempts are stored */
 	struct list attachments;     /* live ones */
-	struct list available;	     /* of those, longest not used first */
+	struct deadlines available;  /* of those: the one whose turn it is comes first */
+	uint64_t turns;		     /* that were given */
 	uint64_t attachment_count;
 	uint64_t outstanding, deferred; /* deferred: and stuck */
 	int64_t idle_since_ms;		/* 0: it has live subscriptions */
@@ -210,6 +219,7 @@ struct consumer {
 
 	/* committer */
 	int64_t from_ms; /* older messages count as acknowledged; 0: no matter */
+	bool joining;	 /* by the batch: somebody subscribes */
 	bool removing;	 /* by the batch */
 	bool changing;	 /* by the batch: */
 	struct ranges next;
@@ -315,26 +325,46 @@ struct consumer *consumer_find_locked(const struct journal *journal, struct span
 bool consumer_link_locked(struct consumer *consumer);
 /* Its subscriptions end with TEXT, and it is taken out of its journal; the caller frees it. */
 void consumer_end_locked(struct consumer *consumer, const char *text, struct flush_set *set);
+/* Its state is to be stored. */
 void consumer_dirty_locked(struct consumer *consumer);
-struct entry *consumer_entry_locked(struct consumer *consumer, uint64_t sequence);
-struct entry *entry_new_locked(struct consumer *consumer, uint64_t sequence);
-void entry_free_locked(struct entry *entry);
-void entry_set_tried_locked(struct entry *entry);
-void consumer_pump_locked(struct consumer *consumer, struct flush_set *set);
-void attachment_pump_locked(struct attachment *attachment, struct flush_set *set);
-void journal_pump_locked(struct journal *journal, struct flush_set *set);
 void attachment_begin_locked(struct attachment *attachment, struct consumer *consumer,
 			     uint64_t next);
 void attachment_end_locked(struct attachment *attachment, struct flush_set *set);
+/* Whether it may take a message may have changed. */
+void attachment_update_locked(struct attachment *attachment);
+/* Give out all that can be. */
+void consumer_pump_locked(struct consumer *consumer, struct flush_set *set);
+void attachment_pump_locked(struct attachment *attachment, struct flush_set *set);
+void journal_pump_locked(struct journal *journal, struct flush_set *set);
+
+/* consumer_answers.c */
 /* What is owed on it and ready leaves, in order. */
 void attachment_confirm_locked(struct attachment *attachment, struct flush_set *set);
-/* The commit of these entries has succeeded, or not (TEXT: why). */
+
+/* entries.c */
+struct entry *consumer_entry_locked(struct consumer *consumer, uint64_t sequence);
+struct entry *entry_new_locked(struct consumer *consumer, uint64_t sequence);
+void entry_free_locked(struct entry *entry);
+/* A delivery of it has ended: its attempts are stored from now on. */
+void entry_set_tried_locked(struct entry *entry);
+void entry_set_timer_locked(struct entry *entry, int64_t after_ms);
+/* The committer is to store what has become of it: ANSWERED, REJECTED or DYING. */
+void entry_hand_over_locked(struct entry *entry, enum entry_state state);
+/* A delivery has begun, or has ended; of an ended one the caller says what the entry is now. */
+void entry_put_on_locked(struct entry *entry, struct attachment *attachment);
+void entry_take_off_locked(struct entry *entry);
+/* How it has ended: without an answer; deferred; ANSWERED or REJECTED. */
+void entry_give_back_locked(struct entry *entry);
+void entry_defer_locked(struct entry *entry);
+void entry_answer_locked(struct entry *entry, enum entry_state state);
+/* The commit of these entries has succeeded, or not (TEXT: why; STUCK: it alone). */
 void entry_committed_locked(struct entry *entry);
 void entry_refused_locked(struct entry *entry, const char *text, bool stuck);
 /* Retention has discarded it. */
 void entry_discard_locked(struct entry *entry);
 /* Timers that are due. Without locks. */
 void journal_run_timers(struct journal *journal);
+/* The nearest timer may have come nearer. */
 void journal_arm_locked(struct journal *journal);
 
 /* durable.c */
@@ -461,13 +491,23 @@ void committer_interrupt(struct client *client);
 void commit_batch(struct committer *committer, struct list *items, struct list *dirty, bool sweep);
 /* Reads for one cursor. */
 void commit_read(struct committer *committer, struct cursor *cursor);
+
+/* prepare.c */
+enum store_result prepare_batch(struct committer *committer, struct list *items,
+				struct list *dirty);
 /* The batch is about JOURNAL, too. */
 enum store_result commit_touch(struct committer *committer, struct journal *journal);
 /* The batch changes what CONSUMER has acknowledged: consumer->next. */
 enum store_result commit_change(struct consumer *consumer);
+/* Adds a message to the batch; its sequence is work.channel.last then. OWNED is taken over. */
+enum store_result commit_record(struct journal *journal, struct span envelope, uint64_t id,
+				uint8_t flags, struct buf *owned);
 /* Reads the row that holds SEQUENCE, or the next one; STORE_NONE when there is none. */
 enum store_result commit_segment(struct committer *committer, struct journal *journal,
 				 uint64_t sequence, struct segment **segment);
+
+/* prepare_answers.c */
+enum store_result prepare_answers(struct committer *committer, struct journal *journal);
 
 /* retention.c: by the committer, within a batch unless it says otherwise */
 /* *REFUSED is NULL when a message may be added, whatever has to go for it is discarded then;
