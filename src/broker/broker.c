@@ -203,6 +203,7 @@ struct client *broker_client_new(struct broker *broker, struct sink *sink, uint6
 	client->limits = *limits;
 	atomic_init(&client->live_subscriptions, 0);
 	atomic_init(&client->outstanding, 0);
+	atomic_init(&client->ends_after_answers, false);
 	atomic_init(&client->takes_nothing, false);
 	hash_init(&client->subscriptions);
 	hash_init(&client->durable_streams);

@@ -81,6 +81,7 @@ struct client {
 	struct broker_client_limits limits;
 	atomic_size_t live_subscriptions; /* changed under the channel's lock, read anywhere */
 	atomic_size_t outstanding;	  /* deliveries of durable subscriptions */
+	atomic_bool ends_after_answers;	  /* half-closed */
 	atomic_bool takes_nothing;	  /* half-closed, and its last answer is in the outbox */
 
 	/* its own thread only */
@@ -110,7 +111,6 @@ struct client {
 	uint64_t commit_wanted;	 /* while it waits */
 	bool commit_granted;	 /* its next frame is taken whatever its size */
 	bool commit_interrupted; /* it waits for no room any more */
-	bool ends_after_answers;
 
 	/* EXCHANGE: as the one that is pushed to */
 	bool no_pushes; /* half-closed or closing: cannot answer any more, and gets none */

@@ -182,9 +182,12 @@ static void apply_publish(struct committer *committer, struct item *item)
 	sink->ops->fill_publishes(sink, item->place, item->run, item->count, &committer->set);
 	channel_deliver_locked(journal->channel, client, true, item->run, item->count,
 			       &committer->set);
+	/* Its last answer is followed by the same message, then by none. */
+	if (atomic_load(&client->ends_after_answers))
+		journal_pump_locked(journal, &committer->set);
 	mutex_unlock(&journal->channel->lock);
 	metric_add(METRIC_PUBLISHES, accepted);
-	committer_settle(client);
+	committer_settle(client, item->bytes);
 }
 
 static void apply_subscribe(struct committer *committer, struct item *item)
@@ -227,7 +230,7 @@ static void apply_subscribe(struct committer *committer, struct item *item)
 	}
 	mutex_unlock(&journal->channel->lock);
 	consumer_free(&item->added);
-	committer_settle(item->client);
+	committer_settle(item->client, item->bytes);
 }
 
 static void apply_remove(struct committer *committer, struct item *item)
@@ -338,7 +341,7 @@ static void fail_item(struct committer *committer, struct item *item, enum store
 			   item->count);
 		sink->ops->fill_publishes(sink, item->place, item->run, item->count,
 					  &committer->set);
-		committer_settle(item->client);
+		committer_settle(item->client, item->bytes);
 		break;
 	case ITEM_SUBSCRIBE:
 		item->refused = text;
@@ -355,7 +358,7 @@ static void fail_item(struct committer *committer, struct item *item, enum store
 		}
 		mutex_unlock(&item->journal->channel->lock);
 		consumer_free(&item->added);
-		committer_settle(item->client);
+		committer_settle(item->client, item->bytes);
 		break;
 	case ITEM_REMOVE:
 		if (item->removed != NULL)
@@ -455,8 +458,10 @@ static void fail_batch(struct committer *committer, struct list *items, enum sto
 	else if (result == STORE_MEMORY)
 		text = "over-capacity: the server is out of memory";
 	if (result == STORE_FULL || result == STORE_MEMORY) {
-		log_client_event(LOG_LEVEL_ERROR, "commit failed", LOG_STR("text", text),
-				 LOG_STR("reason", committer->store->reason));
+		if (!committer->failing)
+			log_event(LOG_LEVEL_ERROR, "commits fail", LOG_STR("text", text),
+				  LOG_STR("reason", committer->store->reason));
+		committer->failing = true;
 		committer_sweep_at(committer, clock_after_ms(clock_mono_ns(), RETRY_MS));
 	}
 	LIST_FOR_EACH_NODE(node, after, &committer->touched)
@@ -593,6 +598,10 @@ void commit_batch(struct committer *committer, struct list *items, struct list *
 	LIST_FOR_EACH_NODE(node, after, dirty)
 	list_remove(node);
 	if (result == STORE_OK) {
+		if (committer->failing && messages > 0) {
+			log_event(LOG_LEVEL_NOTICE, "commits succeed again");
+			committer->failing = false;
+		}
 		if (messages > 0) {
 			metric_observe(HISTOGRAM_COMMIT_SECONDS, clock_mono_ns() - started_ns, 1);
 			metric_observe(HISTOGRAM_COMMIT_MESSAGES, (int64_t)messages, 1);

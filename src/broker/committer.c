@@ -90,15 +90,18 @@ void committer_owe(struct client *client)
 	mutex_unlock(&committer->lock);
 }
 
-void committer_settle(struct client *client)
+void committer_settle(struct client *client, uint64_t bytes)
 {
 	struct committer *committer = client->broker->committer;
 
 	mutex_lock(&committer->lock);
-	ASSERT(client->commit_count > 0);
+	ASSERT(client->commit_count > 0 && client->commit_bytes >= bytes);
+	committer->bytes -= bytes;
+	client->commit_bytes -= bytes;
 	if (--client->commit_count == 0) {
-		if (client->ends_after_answers)
+		if (atomic_load(&client->ends_after_answers))
 			atomic_store(&client->takes_nothing, true);
+		/* From here on the client may be freed, once the lock is. */
 		cond_broadcast(&client->share);
 	}
 	mutex_unlock(&committer->lock);
@@ -201,19 +204,13 @@ static void committer_grant_locked(struct committer *committer)
 	}
 }
 
-static void committer_give_back_locked(struct committer *committer, struct client *client,
-				       uint64_t bytes)
-{
-	committer->bytes -= bytes;
-	client->commit_bytes -= bytes;
-}
-
 void committer_give_back(struct client *client, uint64_t bytes)
 {
 	struct committer *committer = client->broker->committer;
 
 	mutex_lock(&committer->lock);
-	committer_give_back_locked(committer, client, bytes);
+	committer->bytes -= bytes;
+	client->commit_bytes -= bytes;
 	committer_grant_locked(committer);
 	mutex_unlock(&committer->lock);
 }
@@ -369,8 +366,6 @@ void committer_release(struct committer *committer, struct list *items)
 
 		if (item->ticket != NULL)
 			item->ticket->done = true;
-		if (item->client != NULL)
-			committer_give_back_locked(committer, item->client, item->bytes);
 	}
 	committer_grant_locked(committer);
 	cond_broadcast(&committer->done);

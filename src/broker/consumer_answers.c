@@ -27,7 +27,7 @@ void attachment_confirm_locked(struct attachment *attachment, struct flush_set *
 		list_remove(&owed->in_batch);
 		attachment_unref(&owed->attachment);
 		free(owed);
-		committer_settle(client);
+		committer_settle(client, 0);
 	}
 }
 

@@ -226,7 +226,8 @@ static struct attachment *consumer_choose_locked(const struct consumer *consumer
 }
 
 /* The next entry that is due again, with its message; NULL: none, or it is being read. */
-static struct entry *consumer_take_ready_locked(struct consumer *consumer, struct stored *stored)
+static struct entry *consumer_take_ready_locked(struct consumer *consumer, struct segment **from,
+						struct stored *stored)
 {
 	struct journal *journal = consumer->journal;
 
@@ -243,6 +244,7 @@ static struct entry *consumer_take_ready_locked(struct consumer *consumer, struc
 			if (segment_sequence(segment, index) == entry->sequence) {
 				list_remove(&entry->in_state);
 				segment_get(segment, index, stored);
+				*from = segment;
 				return entry;
 			}
 			break;
@@ -258,7 +260,8 @@ static struct entry *consumer_take_ready_locked(struct consumer *consumer, struc
 }
 
 /* A message that nobody has had yet. */
-static struct entry *consumer_take_new_locked(struct consumer *consumer, struct stored *stored)
+static struct entry *consumer_take_new_locked(struct consumer *consumer, struct segment **from,
+					      struct stored *stored)
 {
 	struct journal *journal = consumer->journal;
 	struct cursor *cursor = &consumer->cursor;
@@ -287,27 +290,58 @@ static struct entry *consumer_take_new_locked(struct consumer *consumer, struct 
 		return NULL; /* the next event tries again */
 	cursor->next++;
 	segment_get(segment, index, stored);
+	*from = segment;
 	return entry;
 }
 
-static size_t consumer_collect_locked(struct consumer *consumer, size_t limit,
-				      struct entry **entries, struct stored *messages)
-{
-	size_t count = 0;
+/* Messages on their way to a sink, and the segments that they are in. */
+struct burst {
+	size_t count, segment_count;
+	struct entry *entries[BURST];
+	struct stored messages[BURST];
+	struct segment *segments[BURST];
+};
 
-	while (count < limit) {
-		struct entry *entry = consumer_take_ready_locked(consumer, &messages[count]);
+static void consumer_collect_locked(struct consumer *consumer, size_t limit, struct burst *burst)
+{
+	burst->count = burst->segment_count = 0;
+	while (burst->count < limit) {
+		struct stored *message = &burst->messages[burst->count];
+		struct segment *segment = NULL;
+		struct entry *entry = consumer_take_ready_locked(consumer, &segment, message);
 
 		/* What is due again goes before what is new, also while it has to be read. */
 		if (entry == NULL && list_empty(&consumer->ready))
-			entry = consumer_take_new_locked(consumer, &messages[count]);
+			entry = consumer_take_new_locked(consumer, &segment, message);
 		if (entry == NULL)
 			break;
-		entry->charged = envelope_charge(messages[count].envelope.length);
-		messages[count].again = entry->attempts > 0;
-		entries[count++] = entry;
+		/* The cursors may go on to another segment before this one is delivered. */
+		if (burst->segment_count == 0 ||
+		    burst->segments[burst->segment_count - 1] != segment)
+			burst->segments[burst->segment_count++] = segment_ref(segment);
+		entry->charged = envelope_charge(message->envelope.length);
+		message->again = entry->attempts > 0;
+		burst->entries[burst->count++] = entry;
 	}
-	return count;
+}
+
+/* What of it a sink has taken is outstanding now; the rest goes back to where it came from. */
+static void consumer_settle_burst_locked(struct consumer *consumer, struct attachment *attachment,
+					 struct burst *burst, size_t taken)
+{
+	struct list *front = consumer->ready.next;
+
+	for (size_t i = 0; i < taken; i++) {
+		consumer->redeliveries += burst->entries[i]->attempts > 0;
+		burst->entries[i]->attempts++;
+		entry_put_on_locked(burst->entries[i], attachment);
+	}
+	for (size_t i = taken; i < burst->count; i++) {
+		burst->entries[i]->state = ENTRY_READY;
+		list_insert_before(front, &burst->entries[i]->in_state);
+	}
+	while (burst->segment_count > 0)
+		segment_unref(&burst->segments[--burst->segment_count]);
 }
 
 /* It has half-closed, and its last answer is in the outbox. */
@@ -327,36 +361,27 @@ void consumer_pump_locked(struct consumer *consumer, struct flush_set *set)
 		return;
 	while ((attachment = consumer_choose_locked(consumer, &alone)) != NULL) {
 		struct sink *sink = attachment->client->sink;
-		struct entry *entries[BURST];
-		struct stored messages[BURST];
 		uint64_t credit = attachment_credit(attachment);
-		size_t count, taken;
+		struct burst burst;
+		size_t taken;
 
 		if (client_takes_nothing(attachment->client)) {
 			attachment->full = true;
 			attachment_update_locked(attachment);
 			continue;
 		}
-		count = consumer_collect_locked(
-			consumer, alone && credit > 1 ? size_min((size_t)credit, BURST) : 1,
-			entries, messages);
-		if (count == 0)
+		consumer_collect_locked(consumer,
+					alone && credit > 1 ? size_min((size_t)credit, BURST) : 1,
+					&burst);
+		if (burst.count == 0)
 			break;
 		taken = sink->ops->deliver_stored(sink, attachment->stream,
-						  journal->channel->broker->boot_ms, messages,
-						  count, set);
-		for (size_t i = 0; i < taken; i++) {
-			consumer->redeliveries += entries[i]->attempts > 0;
-			entries[i]->attempts++;
-			entry_put_on_locked(entries[i], attachment);
-		}
-		for (size_t i = count; i > taken; i--) {
-			entries[i - 1]->state = ENTRY_READY;
-			list_insert_before(consumer->ready.next, &entries[i - 1]->in_state);
-		}
+						  journal->channel->broker->boot_ms, burst.messages,
+						  burst.count, set);
+		attachment->full = taken < burst.count;
+		consumer_settle_burst_locked(consumer, attachment, &burst, taken);
 		journal->channel->deliveries += taken;
 		metric_add(METRIC_DELIVERIES, taken);
-		attachment->full = taken < count;
 		attachment->turn = ++consumer->turns;
 		attachment_update_locked(attachment);
 	}

@@ -272,7 +272,7 @@ void broker_client_end_after_answers(struct client *client)
 	if (committer == NULL)
 		return;
 	mutex_lock(&committer->lock);
-	client->ends_after_answers = true;
+	atomic_store(&client->ends_after_answers, true);
 	if (client->commit_count == 0)
 		atomic_store(&client->takes_nothing, true);
 	mutex_unlock(&committer->lock);

@@ -451,6 +451,7 @@ struct committer {
 	struct flush_set set;
 	int64_t now_ms;
 	bool reclaim; /* rows have been removed */
+	bool failing; /* the last batches were refused, and that is in the log */
 };
 
 /* committer.c */
@@ -476,7 +477,8 @@ void committer_forget_read(struct committer *committer, struct cursor *cursor);
 void committer_sweep_at(struct committer *committer, int64_t when_ns);
 /* One more thing of the client's waits for the committer, or one less. */
 void committer_owe(struct client *client);
-void committer_settle(struct client *client);
+/* The BYTES that it counted are given back with it. */
+void committer_settle(struct client *client, uint64_t bytes);
 void item_free(struct item **item);
 
 /* A batch is done with: its room is others', in turn. */
