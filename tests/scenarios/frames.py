@@ -31,6 +31,15 @@ SERVER_ERROR = 0xFFFF
 # Flags of a PublishAck.
 DELIVERED, DUPLICATE = 0x01, 0x80
 
+# ConnectAck: the server keeps durable channels.
+DURABLE = 0x00010000
+
+# Where a consumer begins that does not exist yet.
+NEW, ALL, SEQUENCE, TIME = 0, 1, 2, 3
+
+# Flags of Accept, Defer and Reject: a confirmation is asked for, or is this; still working.
+CONFIRM, WORKS = 0x80, 0x40
+
 ZERO_SCHEMA = bytes(32)
 # The id of a channel without a schema, that is of the document `{}`.
 NO_SCHEMA = bytes.fromhex("08f44b07b5901a25d1e17335725217d3115bb35de7b287a54bb3187d127cc0f4")
@@ -123,6 +132,15 @@ def subscribe(stream, channel, accepted=(), max_in_flight=32, flags=0, tail=b"")
     return frame(0x05, flags, stream, s(channel) + items(accepted) + u32(max_in_flight) + tail)
 
 
+def named(consumer, start=ALL, value=0):
+    """What makes a Subscribe a durable one: subscribe(1, "d", **named("w"))."""
+    return {"flags": 0x80, "tail": s(consumer) + u8(start) + u64(value)}
+
+
+def reader(start=ALL, value=0):
+    return named("", start, value)
+
+
 def unsubscribe(stream, subscription):
     return frame(0x08, 0, stream, u64(subscription))
 
@@ -200,7 +218,10 @@ def subscribe_error(stream, code, text):
     return _error(0x07, stream, u16(code), text)
 
 
-def publish_ack(stream, message, flags=0):
+def publish_ack(stream, message, flags=0, position=None):
+    """With POSITION: that of a durable channel, from version 1.1 on."""
+    if position is not None:
+        return frame(0x0A, flags | 0x02, stream, u64(message) + u64(position))
     return frame(0x0A, flags, stream, u64(message))
 
 
@@ -233,11 +254,16 @@ def worker_register_rejected(reason):
     return _error(0x18, 0, b"", reason)
 
 
-def deliver(stream, sequence, payload, boot=None, message=None, **context):
-    """With BOOT and MESSAGE: the form of version 1.2."""
+def deliver(stream, sequence, payload, boot=None, message=None, again=False, **context):
+    """With BOOT and MESSAGE: the form of version 1.2. AGAIN: it was delivered before."""
     tail = b"" if boot is None else u64(boot) + u64(message)
-    return frame(0x19, 0 if boot is None else 0x01, stream,
+    return frame(0x19, (0 if boot is None else 0x01) | (0x80 if again else 0), stream,
                  u64(sequence) + b(envelope(payload, **context)) + tail)
+
+
+def refused(stream, message, text):
+    """An answer of a consumer that was not done: it comes back as a Reject."""
+    return ErrorLike(0x12, stream, s(message), text, flags=CONFIRM)
 
 
 # What came
@@ -294,11 +320,12 @@ def payload_of(got):
 class ErrorLike:
     """An error frame: fixed fields, then opt string text that matches a pattern from its start."""
 
-    def __init__(self, kind, stream, head, pattern):
+    def __init__(self, kind, stream, head, pattern, flags=0):
         self.kind, self.stream, self.head, self.pattern = kind, stream, head, pattern
+        self.flags = flags
 
     def matches(self, got):
-        if (got.type, got.flags, got.stream) != (self.kind, 0, self.stream):
+        if (got.type, got.flags, got.stream) != (self.kind, self.flags, self.stream):
             return False
         if not got.payload.startswith(self.head):
             return False
@@ -308,8 +335,8 @@ class ErrorLike:
         return len(rest) - 5 <= MAX_ERROR_TEXT and self.pattern.match(rest[5:].decode()) is not None
 
     def __str__(self):
-        return "%s flags=0x00 stream=%d %r with a text like /%s/" % (
-            NAMES[self.kind], self.stream, self.head, self.pattern.pattern)
+        return "%s flags=0x%02x stream=%d %r with a text like /%s/" % (
+            NAMES[self.kind], self.flags, self.stream, self.head, self.pattern.pattern)
 
 
 def starts(text):

@@ -42,6 +42,8 @@ Server(...)     a daemon under test, as a context manager:
     server.memory(), server.address_space(), server.descriptors()
                             what the daemon has resident and mapped, in bytes, and how many
                             descriptors are open (Linux, else Skip)
+    server.restart()        ends it cleanly, or with kill=True at once, and starts it anew, with the
+                            same files; its clients are closed, its log begins anew
     server.http("/ready")   (status, headers, body); server.metric('name{label="x"}') a number
 
 Client          a raw socket:
@@ -56,7 +58,8 @@ Client          a raw socket:
     receive_until(frame)    all frames up to one that equals FRAME, without it
     receive_all()           all frames until the end of the stream
     subscribe(stream, channel, ...)   Subscribe and its ack; the subscription id
-    publish(stream, channel, payload, ...)   Publish and its ack; the message id
+    publish(stream, channel, payload, ...)   Publish and its ack; the message id. position is that
+                            of a durable channel then, which versions 1.1 and later are told
     half_close(), reset(), close()
   Its receive buffer is as small as SERVER.raw(receive_buffer=4096) says: it is soon slow.
 
@@ -136,6 +139,8 @@ def eventually(what, test):
 
 
 class Server:
+    capabilities = 0  # as its ConnectAcks tell
+
     def __init__(self, channels=("events",), args=(), env=None, config=None, files=None,
                  http=False, control=False, preexec=None, **sections):
         self.directory = tempfile.mkdtemp(prefix="lm-")
@@ -181,6 +186,7 @@ class Server:
         return [program("LIMINALD", "liminald"), "-c", self.config_path] + self.args
 
     def spawn(self):
+        self.lines, self._seen, self._log_ended = [], 0, False
         self.process = subprocess.Popen(
             self.command(),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -226,6 +232,22 @@ class Server:
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         self.wait_exit(0)
+
+    def kill(self):
+        """The death of the process, without any goodbye."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(TIMEOUT)
+
+    def restart(self, kill=False):
+        if kill:
+            self.kill()
+        else:
+            self.stop()
+        for client in self._clients:
+            client.close()
+        self._clients = []
+        self.start()
 
     def __enter__(self):
         try:
@@ -341,7 +363,7 @@ class Server:
     def client(self, version="1.0", token=b"", **how):
         client = self.raw(**how)
         client.send(frames.connect(version, token=token))
-        client.expect(frames.connect_ack(version))
+        client.expect(frames.connect_ack(version, self.capabilities))
         return client
 
     def control(self, version="1.0"):
@@ -476,10 +498,11 @@ class Client:
         return got.u64()
 
     def publish(self, stream, channel, payload, **how):
-        """Gives the message id; self.flags are the ack's."""
+        """Gives the message id; self.flags are the ack's, self.position that of the message."""
         self.send(frames.publish(stream, channel, payload, **how))
         got = self.receive()
         self.flags = got.flags
+        self.position = got.u64(8) if got.type == 0x0A and got.flags & 0x02 else None
         assert got.type == 0x0A and got.stream == stream, "not a PublishAck: %s" % got
         return got.u64()
 
