@@ -145,7 +145,7 @@ static bool conn_is_idle(struct conn *conn, int64_t drain_ns, int64_t idle_ns, i
 
 	if (since_ns < drain_ns)
 		since_ns = drain_ns;
-	if (now_ns - since_ns < idle_ns || answers_are_pending(conn) ||
+	if (now_ns - since_ns < idle_ns ||
 	    atomic_load_explicit(&conn->outbox.answers.due, memory_order_relaxed) > 0 ||
 	    atomic_load_explicit(&conn->outbox.bytes, memory_order_relaxed) > 0)
 		return false;

@@ -281,6 +281,25 @@ START_TEST(places_count_as_bytes)
 }
 END_TEST
 
+/* Nothing is written for them that would wake the session. */
+START_TEST(places_without_answers_count_until_they_are_given_back)
+{
+	fake.limits.max_outbox_bytes = 65536;
+	fake.batch = 1;
+	serve();
+	for (int i = 0; i < 1100; i++) {
+		input_publish(&input, 1, "quiet");
+		if (input.length > 4096)
+			send_input();
+	}
+	send_input();
+	fake_await_full(conn);
+	ck_assert_uint_eq(fake_uncommitted(), 1024);
+	fake_commit(1100);
+	leave();
+}
+END_TEST
+
 START_TEST(answers_behind_a_place_count_as_well)
 {
 	fake.limits.max_outbox_frames = 16;
@@ -327,9 +346,12 @@ START_TEST(nothing_is_answered_behind_what_was_left_out)
 	fake_set_share(1);
 	for (int i = 0; i < 3; i++)
 		input_publish(&input, 1, "durable");
-	input_publish(&input, 1, "plain");
-	input_publish(&input, 1, "nowhere");
-	input_ping(&input);
+	if (_i == 0)
+		input_publish(&input, 1, "plain");
+	else if (_i == 1)
+		input_publish(&input, 1, "nowhere");
+	else
+		input_ping(&input);
 	send_input();
 	fake_await_share_wait();
 	ck_assert(net_close_connection(net, conn->id));
@@ -374,24 +396,27 @@ END_TEST
 
 START_TEST(error_frame_comes_behind_commits_and_confirmations)
 {
-	serve();
 	fake.owe = true;
-	input_publish(&input, 1, "durable");
+	serve();
+	if (_i == 0)
+		input_publish(&input, 1, "durable");
 	input_answer(&input, WIRE_ACCEPT, 0x80, "1");
 	input_publish(&input, 0, "durable");
 	send_input();
 	fake_await_commit_wait();
-	fake_commit(2);
-	EXPECT(4, "PublishAck 1 m1, Accept 5 80 '1', PublishError 1 Publish frame: it must be on a "
-		  "stream above 0, and is on stream 0, end");
+	fake_commit(fake_uncommitted());
+	if (_i == 0)
+		EXPECT(1, "PublishAck 1 m1");
+	EXPECT(3, "Accept 5 80 '1', PublishError 1 Publish frame: it must be on a stream above 0, "
+		  "and is on stream 0, end");
 	leave();
 }
 END_TEST
 
 START_TEST(close_by_the_server_waits_for_commits)
 {
-	serve();
 	fake.owe = true;
+	serve();
 	input_publish(&input, 1, "durable");
 	input_answer(&input, WIRE_ACCEPT, 0x80, "1");
 	input_request(&input, 2);
@@ -472,15 +497,16 @@ int main(void)
 	tcase_add_checked_fixture(bounds, fake_begin, fake_end);
 	tcase_add_test(bounds, places_count_as_frames);
 	tcase_add_test(bounds, places_count_as_bytes);
+	tcase_add_test(bounds, places_without_answers_count_until_they_are_given_back);
 	tcase_add_test(bounds, answers_behind_a_place_count_as_well);
 	tcase_add_test(bounds, what_finds_no_share_waits_for_it);
-	tcase_add_test(bounds, nothing_is_answered_behind_what_was_left_out);
+	tcase_add_loop_test(bounds, nothing_is_answered_behind_what_was_left_out, 0, 3);
 	suite_add_tcase(suite, bounds);
 
 	tcase_add_checked_fixture(ends, fake_begin, fake_end);
 	tcase_add_test(ends, half_close_waits_for_commits);
 	tcase_add_test(ends, disconnect_waits_for_commits);
-	tcase_add_test(ends, error_frame_comes_behind_commits_and_confirmations);
+	tcase_add_loop_test(ends, error_frame_comes_behind_commits_and_confirmations, 0, 2);
 	tcase_add_test(ends, close_by_the_server_waits_for_commits);
 	tcase_add_test(ends, reset_is_handled_all_the_same);
 	tcase_add_test(ends, draining_waits_for_what_is_owed);

@@ -250,7 +250,7 @@ size_t broker_publish_durable(struct client *client, struct channel *channel, st
 	struct item *item;
 
 	mutex_lock(&lock);
-	count = size_min(size_min(count, fake.share), ARRAY_LENGTH(item->run));
+	count = size_min(size_min(count, fake.share), fake.batch);
 	fake.share -= count;
 	if (count > 0) {
 		item = item_queue_locked(client);
@@ -592,6 +592,7 @@ void fake_begin(void)
 	mutex_init(&lock, LOCK_EXCHANGE);
 	cond_init(&changed);
 	fake = (struct fake){
+		.batch = ARRAY_LENGTH(((struct item *)NULL)->run),
 		.share = SIZE_MAX,
 		.limits = {.max_frame_size = 1 << 24,
 			   .max_outbox_bytes = 1 << 24,

@@ -17,7 +17,8 @@ struct fake {
 	struct net_limits limits;
 	const char *token;
 	bool no_store;
-	bool owe; /* confirmations wait for a commit; otherwise an answer is stale */
+	size_t batch; /* so many publishes are taken at once */
+	bool owe;     /* confirmations wait for a commit; otherwise an answer is stale */
 
 	uint64_t stored;	/* messages of a durable subscription */
 	size_t stored_bytes;	/* the envelope of each */
