@@ -255,9 +255,15 @@ struct broker {
 bool channels_init(struct broker *broker, const struct broker_settings *settings);
 bool channels_configure(struct broker *broker, const struct broker_settings *settings);
 void channels_free(struct broker *broker);
-/* Delivers a run, whose ids are set, to the subscriptions of CLIENT, or to all others'. */
-void channel_deliver_locked(struct channel *channel, const struct client *client, bool own,
+/* Delivers a run, whose ids are set, to all subscriptions but those of CLIENT, which may be NULL.
+ */
+void channel_deliver_locked(struct channel *channel, const struct client *client,
 			    struct message *run, size_t count, struct flush_set *set);
+/* Then to those of CLIENT, with its answers in front of them. False when it has none on the
+ * channel: PLACE is still to be filled. */
+bool channel_deliver_own_locked(struct channel *channel, const struct client *client,
+				struct message *run, size_t count, struct sink_place *place,
+				struct flush_set *set);
 /* Frees subscriptions that have ended without the client's doing; its own thread. */
 void client_prune_subscriptions(struct client *client);
 

@@ -304,6 +304,13 @@ static void publication_sum_up(struct publication *publication)
 	}
 }
 
+/* What sinks have made of it for each other. */
+static void publication_let_go(struct publication *publication)
+{
+	for (size_t i = 0; i < DELIVERY_FORMS; i++)
+		buf_unref(&publication->shared[i]);
+}
+
 /* Somebody has accepted all of a plain run. */
 static void publication_mark(struct publication *publication)
 {
@@ -312,8 +319,10 @@ static void publication_mark(struct publication *publication)
 	publication->marked = true;
 }
 
+/* PLACE: with ANSWER, where the answers have one. */
 static void subscription_deliver_locked(struct subscription *subscription,
-					struct publication *publication, bool answer)
+					struct publication *publication, bool answer,
+					struct sink_place *place)
 {
 	struct channel *channel = subscription->channel;
 	struct sink *sink = subscription->client->sink;
@@ -323,6 +332,7 @@ static void subscription_deliver_locked(struct subscription *subscription,
 		.drop = channel->drop || subscription->never_shed,
 		.answer = answer,
 		.quiet = publication->quiet,
+		.place = place,
 		.boot = channel->broker->boot_ms,
 		.channel = channel->name,
 		.envelope_bytes = publication->envelope_bytes,
@@ -350,15 +360,9 @@ static void subscription_deliver_locked(struct subscription *subscription,
 	}
 }
 
-static void publication_let_go(struct publication *publication)
-{
-	for (size_t i = 0; i < DELIVERY_FORMS; i++)
-		buf_unref(&publication->shared[i]);
-}
-
-/* One run to the subscriptions of CLIENT, or to all others'. */
+/* To all subscriptions but those of CLIENT. */
 static void publication_deliver_locked(struct publication *publication, struct channel *channel,
-				       const struct client *client, bool own)
+				       const struct client *client)
 {
 	struct list *node, *after;
 
@@ -367,23 +371,65 @@ static void publication_deliver_locked(struct publication *publication, struct c
 		struct subscription *subscription =
 			LIST_ENTRY(node, struct subscription, in_channel);
 
-		if ((subscription->client == client) == own)
-			subscription_deliver_locked(subscription, publication, false);
+		if (subscription->client != client)
+			subscription_deliver_locked(subscription, publication, false, NULL);
 	}
 }
 
-void channel_deliver_locked(struct channel *channel, const struct client *client, bool own,
+/* Then to those, with the answers, in PLACE if they have one, in front of the messages. False when
+ * there is none. */
+static bool publication_deliver_own_locked(struct publication *publication, struct channel *channel,
+					   const struct client *client, struct sink_place *place)
+{
+	struct list *node, *after;
+	bool answered = false;
+
+	if (atomic_load_explicit(&client->live_subscriptions, memory_order_relaxed) == 0 ||
+	    atomic_load_explicit(&client->takes_nothing, memory_order_relaxed))
+		return false;
+	LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
+	{
+		struct subscription *subscription =
+			LIST_ENTRY(node, struct subscription, in_channel);
+
+		if (subscription->client != client)
+			continue;
+		subscription_deliver_locked(subscription, publication, !answered,
+					    answered ? NULL : place);
+		answered = true;
+	}
+	return answered;
+}
+
+void channel_deliver_locked(struct channel *channel, const struct client *client,
 			    struct message *run, size_t count, struct flush_set *set)
 {
-	struct publication publication = {.run = run, .count = count, .quiet = true, .set = set};
+	struct publication publication = {
+		.run = run,
+		.count = count,
+		.set = set,
+		.is_shared = channel->subscription_count > 1,
+	};
 
 	mutex_assert_held(&channel->lock);
 	if (list_empty(&channel->subscriptions))
 		return;
 	publication_sum_up(&publication);
-	publication.is_shared = channel->subscription_count > 1;
-	publication_deliver_locked(&publication, channel, client, own);
+	publication_deliver_locked(&publication, channel, client);
 	publication_let_go(&publication);
+}
+
+bool channel_deliver_own_locked(struct channel *channel, const struct client *client,
+				struct message *run, size_t count, struct sink_place *place,
+				struct flush_set *set)
+{
+	struct publication publication = {.run = run, .count = count, .set = set};
+
+	mutex_assert_held(&channel->lock);
+	if (list_empty(&channel->subscriptions))
+		return false;
+	publication_sum_up(&publication);
+	return publication_deliver_own_locked(&publication, channel, client, place);
 }
 
 bool broker_publish(struct client *client, struct channel *channel, struct message *run,
@@ -395,8 +441,7 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 		.quiet = broker_client_unanswered(client, channel),
 		.set = set,
 	};
-	struct list *node, *after;
-	bool answered = false;
+	bool answered;
 	size_t accepted;
 
 	mutex_lock(&channel->lock);
@@ -407,23 +452,10 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 	publication.is_shared = channel->subscription_count > 1;
 	/* Others first: whether they have taken a message is part of the publisher's answer, which
 	 * stands in front of its own deliveries. */
-	publication_deliver_locked(&publication, channel, client, false);
-	if (atomic_load_explicit(&client->live_subscriptions, memory_order_relaxed) > 0) {
-		LIST_FOR_EACH_NODE(node, after, &channel->subscriptions)
-		{
-			struct subscription *subscription =
-				LIST_ENTRY(node, struct subscription, in_channel);
-
-			if (subscription->client != client)
-				continue;
-			subscription_deliver_locked(subscription, &publication, !answered);
-			answered = true;
-		}
-	}
+	publication_deliver_locked(&publication, channel, client);
+	answered = publication_deliver_own_locked(&publication, channel, client, NULL);
 	mutex_unlock(&channel->lock);
 	publication_let_go(&publication);
-	if (run[0].id >= atomic_load_explicit(&client->broker->ids_low, memory_order_relaxed))
-		committer_sweep_at(client->broker->committer, clock_mono_ns());
 	metric_add(METRIC_PUBLISHES, accepted);
 	return answered;
 }

@@ -73,8 +73,8 @@ static void apply_consumer_locked(struct consumer *consumer)
 		consumer->from_ms = 0;
 	if (consumer->discarding == 0)
 		return;
-	for (size_t i = 0; i < consumer->entries.bucket_count; i++) {
-		struct hash_node *node = consumer->entries.buckets[i];
+	for (size_t i = 0; i < hash_slots(&consumer->entries); i++) {
+		struct hash_node *node = hash_slot(&consumer->entries, i);
 
 		while (node != NULL) {
 			struct entry *entry = CONTAINER_OF(node, struct entry, by_sequence);
@@ -177,11 +177,11 @@ static void apply_publish(struct committer *committer, struct item *item)
 		accepted++;
 	}
 	journal->channel->publishes += accepted;
-	channel_deliver_locked(journal->channel, client, false, item->run, item->count,
-			       &committer->set);
-	sink->ops->fill_publishes(sink, item->place, item->run, item->count, &committer->set);
-	channel_deliver_locked(journal->channel, client, true, item->run, item->count,
-			       &committer->set);
+	channel_deliver_locked(journal->channel, client, item->run, item->count, &committer->set);
+	if (!channel_deliver_own_locked(journal->channel, client, item->run, item->count,
+					item->place, &committer->set))
+		sink->ops->fill_publishes(sink, item->place, item->run, item->count,
+					  &committer->set);
 	/* Its last answer is followed by the same message, then by none. */
 	if (atomic_load(&client->ends_after_answers))
 		journal_pump_locked(journal, &committer->set);
@@ -277,7 +277,7 @@ static void deliver_dead_locked(struct committer *committer, struct journal *jou
 		if (record->owned == NULL)
 			continue;
 		message.sequence = journal->stored.last - work->record_count + 1 + i;
-		channel_deliver_locked(journal->channel, NULL, false, &message, 1, &committer->set);
+		channel_deliver_locked(journal->channel, NULL, &message, 1, &committer->set);
 	}
 }
 

@@ -50,10 +50,10 @@ void consumer_free(struct consumer **pointer)
 	if (consumer == NULL)
 		return;
 	*pointer = NULL;
-	for (size_t i = 0; i < consumer->entries.bucket_count; i++)
-		while (consumer->entries.buckets[i] != NULL)
-			entry_free_locked(CONTAINER_OF(consumer->entries.buckets[i], struct entry,
-						       by_sequence));
+	for (size_t i = 0; i < hash_slots(&consumer->entries); i++)
+		while (hash_slot(&consumer->entries, i) != NULL)
+			entry_free_locked(CONTAINER_OF(hash_slot(&consumer->entries, i),
+						       struct entry, by_sequence));
 	segment_unref(&consumer->cursor.segment);
 	segment_unref(&consumer->again.segment);
 	ranges_free(&consumer->done);
@@ -511,9 +511,9 @@ void consumer_end_locked(struct consumer *consumer, const char *text, struct flu
 	struct list *node, *after;
 
 	consumer_settle_owed_locked(consumer, set);
-	for (size_t i = 0; i < consumer->entries.bucket_count; i++)
-		while (consumer->entries.buckets[i] != NULL) {
-			struct entry *entry = CONTAINER_OF(consumer->entries.buckets[i],
+	for (size_t i = 0; i < hash_slots(&consumer->entries); i++)
+		while (hash_slot(&consumer->entries, i) != NULL) {
+			struct entry *entry = CONTAINER_OF(hash_slot(&consumer->entries, i),
 							   struct entry, by_sequence);
 
 			if (entry->state == ENTRY_OUTSTANDING)

@@ -149,8 +149,8 @@ bool broker_client_durable_stream(struct client *client, uint32_t stream)
 /* Whether a plain subscription of the client's stands on STREAM. */
 static bool client_stream_is_used(struct client *client, uint32_t stream)
 {
-	for (size_t i = 0; i < client->subscriptions.bucket_count; i++)
-		for (struct hash_node *node = client->subscriptions.buckets[i]; node != NULL;
+	for (size_t i = 0; i < hash_slots(&client->subscriptions); i++)
+		for (struct hash_node *node = hash_slot(&client->subscriptions, i); node != NULL;
 		     node = node->next)
 			if (CONTAINER_OF(node, struct subscription, by_id)->stream == stream)
 				return true;

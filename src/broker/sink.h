@@ -66,10 +66,12 @@ struct sink_place;
 /* One subscription's share of a run. */
 struct delivery {
 	uint32_t stream;
-	uint64_t sequence;     /* of the next message; counted up */
-	bool drop;	       /* what does not fit uses up a number; otherwise the first ends it */
-	bool answer;	       /* put the publisher's answer in front of each message */
-	bool quiet;	       /* with answer: none is due */
+	uint64_t sequence; /* of the next message; counted up */
+	bool drop;	   /* what does not fit uses up a number; otherwise the first ends it */
+	bool answer;	   /* put the publisher's answer in front of each message */
+	bool quiet;	   /* with answer: none is due */
+	struct sink_place
+		*place;	       /* with answer: theirs, the next one, given back by this; or NULL */
 	uint64_t boot;	       /* for connections that are told where a message came from */
 	const char *channel;   /* for the log line of a stall; outlives the sink */
 	size_t envelope_bytes; /* of the whole run */

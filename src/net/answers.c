@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/metrics.h"
 #include "net/net_priv.h"
 
 /* A place; or answers that wait behind one, which is what a place filled before its turn becomes.
@@ -92,9 +94,9 @@ size_t answers_place_count(const struct sink_place *place)
 	return place->count;
 }
 
-int64_t answers_place_read_ns(const struct sink_place *place)
+void answers_observe(const struct sink_place *place)
 {
-	return place->read_ns;
+	metric_observe(HISTOGRAM_PUBLISH_SECONDS, clock_mono_ns() - place->read_ns, place->count);
 }
 
 /* Takes out the head, whose answers are not counted any more. */
@@ -167,6 +169,18 @@ uint8_t *answers_fill_locked(struct conn *conn, struct sink_place **pointer, siz
 	}
 	answers_count_locked(answers, frames, place->used);
 	return bytes;
+}
+
+void answers_pass_locked(struct conn *conn, struct sink_place **pointer)
+{
+	struct sink_place *place = *pointer;
+
+	*pointer = NULL;
+	mutex_assert_held(&conn->outbox.lock);
+	ASSERT(place == conn->outbox.answers.head && place->pending);
+	answers_uncount_locked(conn, place->count, place_empty_bytes(place->count));
+	answers_remove_head_locked(&conn->outbox.answers);
+	answers_move_locked(conn);
 }
 
 /* Room for a frame of SIZE bytes behind all that waits; NULL: no memory. */

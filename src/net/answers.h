@@ -47,9 +47,14 @@ struct sink_place *answers_place_locked(struct conn *conn, size_t count);
 uint8_t *answers_fill_locked(struct conn *conn, struct sink_place **place, size_t frames,
 			     size_t size);
 
-/* How many answers PLACE was taken for, and when their requests were read. */
+/* Gives PLACE, which must be the next one, back: its answers have been put into the outbox. */
+void answers_pass_locked(struct conn *conn, struct sink_place **place);
+
+/* How many answers PLACE was taken for. */
 size_t answers_place_count(const struct sink_place *place);
-int64_t answers_place_read_ns(const struct sink_place *place);
+
+/* PLACE is that of publishes, which are answered now: notes how long they took. */
+void answers_observe(const struct sink_place *place);
 
 /* Queues FRAME behind all that is due; the session's own. Without memory the connection is lost. */
 void answers_add_frame(struct conn *conn, const struct wire_frame *frame);

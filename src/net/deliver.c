@@ -74,33 +74,52 @@ static void conn_deliver_one_locked(struct conn *conn, const struct delivery *de
 		put_origin(bytes, delivery, message);
 }
 
-uint8_t publish_ack_flags(const struct message *message, bool delivered)
+static uint8_t publish_ack_flags(const struct message *message)
 {
 	return (uint8_t)((message->duplicate ? WIRE_PUBLISH_ACK_DUPLICATE : 0) |
-			 (delivered ? WIRE_PUBLISH_ACK_DELIVERED : 0));
+			 (message->delivered ? WIRE_PUBLISH_ACK_DELIVERED : 0));
 }
 
-struct wire_frame publish_error(const struct message *message)
+static struct wire_frame publish_error(const struct message *message)
 {
 	return (struct wire_frame){
 		.header = {.type = WIRE_PUBLISH_ERROR, .stream = message->stream},
 		.u.error = {.code = WIRE_REASON_SERVER, .text = {true, span_of(message->refused)}}};
 }
 
-static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool delivered)
+size_t publish_answer_size(const struct message *message, bool position)
 {
-	uint8_t *bytes;
+	if (message->refused != NULL) {
+		struct wire_frame error = publish_error(message);
+
+		return wire_encode(&error, NULL, 0);
+	}
+	return position ? WIRE_PUBLISH_ACK_POSITION_SIZE : WIRE_PUBLISH_ACK_SIZE;
+}
+
+void put_publish_answer(uint8_t *bytes, size_t size, const struct message *message, bool position)
+{
+	uint8_t flags = publish_ack_flags(message);
 
 	if (message->refused != NULL) {
 		struct wire_frame error = publish_error(message);
 
-		outbox_add_frame_locked(conn, &error);
-		return;
+		(void)wire_encode(&error, bytes, size);
+	} else if (position) {
+		wire_put_publish_ack_position(bytes, flags, message->stream, message->id,
+					      message->sequence);
+	} else {
+		wire_put_publish_ack(bytes, flags, message->stream, message->id);
 	}
-	bytes = outbox_add_locked(conn, WIRE_PUBLISH_ACK_SIZE, 1, 0);
+}
+
+static void conn_answer_one_locked(struct conn *conn, const struct message *message, bool position)
+{
+	size_t size = publish_answer_size(message, position);
+	uint8_t *bytes = outbox_add_locked(conn, size, 1, 0);
+
 	if (bytes != NULL)
-		wire_put_publish_ack(bytes, publish_ack_flags(message, delivered), message->stream,
-				     message->id);
+		put_publish_answer(bytes, size, message, position);
 }
 
 /* What is queued may have room made for it by the socket before anything is refused. */
@@ -120,7 +139,13 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 {
 	bool origin = wire_version_compare(conn->outbox.version, WIRE_VERSION_1_2) >= 0;
 	size_t overhead = WIRE_DELIVER_HEAD + (origin ? WIRE_DELIVER_TAIL : 0);
+	bool answer = delivery->answer && !delivery->quiet;
+	bool position = delivery->place != NULL &&
+			wire_version_compare(conn->outbox.version, WIRE_VERSION_1_1) >= 0;
 	bool ended = false;
+
+	if (delivery->place != NULL && answers_place_count(delivery->place) == 0)
+		answer = false;
 
 	for (size_t i = 0; i < count; i++) {
 		struct message *message = &run[i];
@@ -129,7 +154,7 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 		bool fits = false;
 
 		if (due) {
-			size_t room = size + (delivery->answer ? WIRE_PUBLISH_ACK_SIZE : 0);
+			size_t room = size + (answer ? publish_answer_size(message, position) : 0);
 			enum sink_result result = conn_fits_locked(conn, room);
 
 			fits = result == SINK_OK;
@@ -140,8 +165,8 @@ static void conn_deliver_run_locked(struct conn *conn, struct delivery *delivery
 			}
 			message->delivered |= fits;
 		}
-		if (delivery->answer && !delivery->quiet)
-			conn_answer_one_locked(conn, message, message->delivered);
+		if (answer)
+			conn_answer_one_locked(conn, message, position);
 		if (fits) {
 			conn_deliver_one_locked(conn, delivery, message, origin,
 						size * (count - i - 1));
@@ -227,6 +252,10 @@ static void conn_deliver(struct sink *sink, struct delivery *delivery, struct me
 	mutex_lock(&conn->outbox.lock);
 	if (!conn_deliver_plain_locked(conn, delivery, run, count))
 		conn_deliver_run_locked(conn, delivery, run, count);
+	if (delivery->place != NULL) {
+		answers_observe(delivery->place);
+		answers_pass_locked(conn, &delivery->place);
+	}
 	outbox_touch_locked(conn, set);
 	mutex_unlock(&conn->outbox.lock);
 }
@@ -242,8 +271,7 @@ static size_t conn_acknowledge_locked(struct conn *conn, const struct message *r
 	if (bytes == NULL)
 		return count; /* the connection is lost */
 	for (; i < count && run[i].refused == NULL && size >= WIRE_PUBLISH_ACK_SIZE; i++) {
-		wire_put_publish_ack(bytes, publish_ack_flags(&run[i], run[i].delivered),
-				     run[i].stream, run[i].id);
+		wire_put_publish_ack(bytes, publish_ack_flags(&run[i]), run[i].stream, run[i].id);
 		bytes += WIRE_PUBLISH_ACK_SIZE;
 		size -= WIRE_PUBLISH_ACK_SIZE;
 	}

@@ -7,9 +7,6 @@
 
 #include <string.h>
 
-#include "base/clock.h"
-#include "base/metrics.h"
-
 struct sink_place *conn_place(struct sink *sink, size_t count)
 {
 	struct conn *conn = conn_of_sink(sink);
@@ -21,57 +18,28 @@ struct sink_place *conn_place(struct sink *sink, size_t count)
 	return place;
 }
 
-/* POSITIONS: the connection is told them. */
-static size_t publish_answer_size(const struct message *message, bool positions)
-{
-	if (message->refused != NULL) {
-		struct wire_frame error = publish_error(message);
-
-		return wire_encode(&error, NULL, 0);
-	}
-	return positions ? WIRE_PUBLISH_ACK_POSITION_SIZE : WIRE_PUBLISH_ACK_SIZE;
-}
-
-static void put_publish_answer(uint8_t *bytes, size_t size, const struct message *message,
-			       bool positions)
-{
-	if (message->refused != NULL) {
-		struct wire_frame error = publish_error(message);
-
-		(void)wire_encode(&error, bytes, size);
-		return;
-	}
-	if (positions)
-		wire_put_publish_ack_position(bytes, publish_ack_flags(message, message->delivered),
-					      message->stream, message->id, message->sequence);
-	else
-		wire_put_publish_ack(bytes, publish_ack_flags(message, message->delivered),
-				     message->stream, message->id);
-}
-
 void conn_fill_publishes(struct sink *sink, struct sink_place *place, const struct message *run,
 			 size_t count, struct flush_set *set)
 {
 	struct conn *conn = conn_of_sink(sink);
 	size_t answers = answers_place_count(place), size = 0;
-	int64_t read_ns = answers_place_read_ns(place);
 	uint8_t *bytes;
-	bool positions;
+	bool position;
 
 	ASSERT(answers == count || answers == 0);
+	answers_observe(place);
 	mutex_lock(&conn->outbox.lock);
-	positions = wire_version_compare(conn->outbox.version, WIRE_VERSION_1_1) >= 0;
+	position = wire_version_compare(conn->outbox.version, WIRE_VERSION_1_1) >= 0;
 	for (size_t i = 0; i < answers; i++)
-		size += publish_answer_size(&run[i], positions);
+		size += publish_answer_size(&run[i], position);
 	bytes = answers_fill_locked(conn, &place, answers, size);
 	for (size_t i = 0; i < answers && bytes != NULL; i++) {
-		size = publish_answer_size(&run[i], positions);
-		put_publish_answer(bytes, size, &run[i], positions);
+		size = publish_answer_size(&run[i], position);
+		put_publish_answer(bytes, size, &run[i], position);
 		bytes += size;
 	}
 	outbox_touch_locked(conn, set);
 	mutex_unlock(&conn->outbox.lock);
-	metric_observe(HISTOGRAM_PUBLISH_SECONDS, clock_mono_ns() - read_ns, answers);
 }
 
 void conn_fill_subscribe(struct sink *sink, struct sink_place *place, uint32_t stream,

@@ -179,9 +179,9 @@ void conn_end_subscription(struct sink *sink, uint32_t stream, const char *text,
 /* From this size on an envelope with a buffer of its own is referenced instead of copied. */
 #define REFERENCE_MIN 4096
 
-/* The flags of a PublishAck, but for that of a position. */
-uint8_t publish_ack_flags(const struct message *message, bool delivered);
-struct wire_frame publish_error(const struct message *message);
+/* The answer to a publish. POSITION: the message is a durable one, and the connection is told. */
+size_t publish_answer_size(const struct message *message, bool position);
+void put_publish_answer(uint8_t *bytes, size_t size, const struct message *message, bool position);
 
 /* --- durable.c: the sink's operations for durable channels ---------------------------------- */
 
