@@ -194,6 +194,44 @@ START_TEST(places_are_filled_in_any_order)
 }
 END_TEST
 
+/* Whether the publisher itself takes a message is part of the answer in front of it. */
+START_TEST(answers_stand_in_front_of_own_deliveries)
+{
+	static uint8_t payload[WIRE_REPLY_ENVELOPE_HEAD + 1];
+	const struct sink_ops *ops = &conn_sink_ops;
+	struct message run[4];
+	struct delivery delivery = {.stream = 5, .sequence = 1, .answer = true};
+	struct flush_set set;
+
+	wire_put_reply_envelope_head(payload, 1);
+	for (size_t i = 0; i < ARRAY_LENGTH(run); i++)
+		run[i] = (struct message){.envelope = {payload, sizeof(payload)},
+					  .stream = 1,
+					  .id = 7 + i,
+					  .sequence = 70 + i};
+	run[1].duplicate = true;
+	run[2].refused = "store-full: no space";
+	conn = fake_connect(&peer);
+	conn->outbox.version = V1_1;
+	flush_set_init(&set);
+	delivery.place = ops->place(&conn->sink, _i == 0 ? 4 : 0);
+	answers_add_frame(conn, &(struct wire_frame){.header = {.type = WIRE_PONG}});
+	ops->deliver(&conn->sink, &delivery, run, 4, &set);
+	flush_set_run(&set);
+	if (_i == 0)
+		ck_assert_str_eq(received(peer, 7, V1_1),
+				 "PublishAck 1 03 m7 p70, Deliver 5 #1, PublishAck 1 82 m8 p71, "
+				 "PublishError 1 store-full: no space, PublishAck 1 03 m10 p73, "
+				 "Deliver 5 #2, Pong");
+	else
+		ck_assert_str_eq(received(peer, 3, V1_1), "Deliver 5 #1, Deliver 5 #2, Pong");
+	ck_assert_uint_eq(conn->outbox.answers.due, 0);
+	ck_assert_uint_eq(conn->outbox.answers.bytes, 0);
+	fake_disconnect(conn);
+	(void)close(peer);
+}
+END_TEST
+
 START_TEST(positions_are_told_from_1_1_on)
 {
 	serve();
@@ -490,6 +528,7 @@ int main(void)
 			    ARRAY_LENGTH(blocked));
 	tcase_add_test(order, durable_frames_do_not_wait_for_each_other);
 	tcase_add_test(order, places_are_filled_in_any_order);
+	tcase_add_loop_test(order, answers_stand_in_front_of_own_deliveries, 0, 2);
 	tcase_add_test(order, positions_are_told_from_1_1_on);
 	tcase_add_test(order, quiet_publishers_hear_nothing_and_keep_the_order);
 	suite_add_tcase(suite, order);
