@@ -675,7 +675,9 @@ void session_malformed(struct session *session, struct wire_header header, const
 
 	if (!session_end_run(session))
 		return;
-	session_wait_committed(session); /* confirmations come before it as well */
+	/* All that is due comes before it, confirmations too; and behind it no Deliver. */
+	broker_client_end_subscriptions(session->conn->client);
+	session_wait_committed(session);
 	text_add(&text, "%s frame: %s", wire_type_name(header.type), why);
 	if (stream > 0 && header.stream > 0)
 		stream = header.stream;
