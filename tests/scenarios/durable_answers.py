@@ -58,8 +58,8 @@ def accepts_of_one_subscription():
 @scenario(SECTION, "Defer N: it is delivered again, with flag 0x80, after redelivery_delay, at "
           "most redelivery_delay_max")
 def defers():
-    with Durable({"d": SOON, "e": {"redelivery_delay": NEVER, "redelivery_delay_max": "10ms"}}) \
-            as server:
+    with Durable({"d": SOON, "e": {"redelivery_delay": NEVER, "redelivery_delay_max": "10ms"}},
+                 http=True) as server:
         for channel in ("d", "e"):
             server.filled(channel, [b"1", b"2"])
             client = consumer(server, 1, 2, channel=channel, again=False)
@@ -67,6 +67,32 @@ def defers():
                 client.send(defer(1, "1", "not now"))
                 delivered(client, 1, again=True)
             confirmed(client, accept(1, "1", CONFIRM), accept(1, "2", CONFIRM))
+            assert server.metric('liminal_redeliveries_total{channel="%s",consumer="w"}' %
+                                 channel) == 5
+
+
+@scenario(SECTION, "the delay is redelivery_delay for the first attempt, and doubles with each")
+def delays_double():
+    with Durable({"d": {"redelivery_delay": "300ms", "redelivery_delay_max": NEVER}}) as server:
+        server.filled("d", [b"1", b"2"])
+        client = consumer(server, 1, 2)
+        for _ in range(2):
+            client.send(defer(1, "1"))
+            delivered(client, 1, again=True)
+        # Deferred before the other one, and due after it.
+        client.send(defer(1, "1"), defer(1, "2"))
+        delivered(client, 2, 1, again=True)
+
+
+@scenario(SECTION, "where a token is configured, answers are ignored before a successful Connect")
+def before_connect():
+    with Durable(auth={"token": "secret"}, control=False) as server:
+        client = server.raw()
+        client.send(accept(1, "1", CONFIRM), defer(1, "1", flags=CONFIRM),
+                    reject(1, "1", flags=CONFIRM), ping())
+        client.expect(pong())
+        client.send(connect("1.0", token=b"secret"), accept(1, "1", CONFIRM))
+        client.expect(connect_ack("1.0", DURABLE), refused(1, "1", STALE))
 
 
 @scenario(SECTION, "other messages of the consumer go on while one is deferred")
@@ -520,14 +546,18 @@ def attempts():
         assert [payload for _, payload in server.kept("dead", 3)] == [b"1", b"2", b"3"]
 
 
-@scenario(DEAD, "one per consumer that gave up")
+@scenario(DEAD, "one per consumer that gave up, each logged and counted with the reason")
 def one_each():
-    with Durable(LETTERS) as server:
+    with Durable(LETTERS, http=True) as server:
         server.filled("d", [b"1"])
         for number, name in enumerate(("v", "w"), 1):
             client = consumer(server, 1, name=name)
             confirmed(client, reject(1, "1", flags=CONFIRM))
             assert [one[2] for one in dead(server)] == ["v", "w"][:number]
+            server.log("channel=d .*consumer=%s .*reason=rejected" % name)
+            series = 'liminal_dead_letters_total{channel="d",consumer="%s",reason="%s"}'
+            assert server.metric(series % (name, "rejected")) == 1
+            assert server.metric(series % (name, "attempts")) == 0
 
 
 @scenario(DEAD, "without dead_letter the message is discarded, logged and counted, with the "
@@ -557,8 +587,11 @@ def dead_letter_full():
         delivered(holder, 1)
         client.send(reject(1, "2", "no", flags=CONFIRM))
         client.expect(refused(1, "2", OVER))
-        found = server.consumers("d")["w"]
-        assert (found["deferred"], found["outstanding"], found["lag"]) == (1, 1, 2), found
+
+        def state():
+            found = server.consumers("d")["w"]
+            return found["deferred"], found["outstanding"], found["lag"]
+        eventually("it counts as deferred", lambda: state() == (1, 1, 2))
         client.expect_nothing()
         holder.send(accept(1, "1"))
         assert delivered(holder, 2) == [b"2"]

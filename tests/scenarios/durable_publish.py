@@ -341,17 +341,21 @@ def ends():
           "to the connection itself, and then nothing")
 def own_delivery_at_half_close():
     with Durable() as server:
-        for consumer in ("", "w"):
-            client = server.client("1.1")
-            client.subscribe(1, "d", **named(consumer, NEW))
-            client.send(publish(2, "d", b"a"), publish(2, "d", b"b"))
-            client.half_close()
-            got = client.receive_all()
-            acks = [n for n, one in enumerate(got) if one.type == 0x0A]
-            deliveries = [n for n, one in enumerate(got) if one.type == 0x19]
-            assert len(got) == 4 and len(acks) == len(deliveries) == 2, got
-            assert all(ack < delivery for ack, delivery in zip(acks, deliveries)), got
-            assert [payload_of(got[n]) for n in deliveries] == [b"a", b"b"]
+        for turn in range(30):
+            # Whatever comes first, the last answer or the end.
+            count = (1, 2, 20)[turn % 3]
+            payloads = [b"%d %d" % (turn, n) for n in range(count)]
+            for name in ("", "w%d" % turn):
+                client = server.client("1.1")
+                client.subscribe(1, "d", **named(name, NEW))
+                client.send(*[publish(2, "d", payload) for payload in payloads])
+                client.half_close()
+                got = client.receive_all()
+                acks = [n for n, one in enumerate(got) if one.type == 0x0A]
+                deliveries = [n for n, one in enumerate(got) if one.type == 0x19]
+                assert len(got) == 2 * count and len(acks) == len(deliveries), (name, count, got)
+                assert all(ack < delivery for ack, delivery in zip(acks, deliveries)), got
+                assert [payload_of(got[n]) for n in deliveries] == payloads
 
 
 @scenario(SECTION, "payload, causal context and the channel's schema id come back as they are "

@@ -435,6 +435,10 @@ def store_down():
         found = server.kept("d", publisher.position)
         assert found[0] == (1, b"1") and found[-1][1] == b"last", found
         assert [payload for _, payload in found[1:-1]] in ([], [b"2"], [b"2", b"3"]), found
+        # Its key tells: published again, it is there once.
+        publisher.publish(1, "d", b"3", key="x")
+        publisher.publish(1, "d", b"the end")
+        assert [payload for _, payload in server.kept("d", publisher.position)].count(b"3") == 1
         client = server.client()
         client.subscribe(1, "d", **named("w"))
         delivered(client, 1)
@@ -453,8 +457,14 @@ def metrics():
         assert 1 <= commits <= 10 and \
             server.metric("liminal_store_commit_messages_count") <= commits
         assert server.metric("liminal_store_commit_messages_sum") == 5
+        # What waits while a commit runs is one commit.
+        client.send(*[publish(1, "d", b"y")] * 1000)
+        for _ in range(1000):
+            client.receive()
+        assert server.metric("liminal_store_commit_messages_sum") == 1005
+        assert server.metric("liminal_store_commit_seconds_count") < commits + 500
         assert server.metric("liminal_store_bytes") > 0
-        assert server.metric('liminal_channel_last_sequence{channel="d"}') == 5
+        assert server.metric('liminal_channel_last_sequence{channel="d"}') == 1005
         assert server.metric('liminal_channel_first_sequence{channel="d"}') == 1
         assert server.metric('liminal_dedup_hits_total{channel="d"}') == 5
         assert server.metric('liminal_channel_last_sequence{channel="p"}') is None
