@@ -133,6 +133,23 @@ static void log_what_went(const struct journal *journal)
 	}
 }
 
+/* Dead letters are messages of their channel like others, and come before what this batch publishes
+ * there. */
+static void deliver_dead_locked(struct committer *committer, struct journal *journal)
+{
+	struct journal_work *work = &journal->work;
+
+	for (size_t i = 0; i < work->record_count; i++) {
+		const struct record *record = &work->records[i];
+		struct message message = {.envelope = record->envelope, .id = record->id};
+
+		if (record->owned == NULL)
+			continue;
+		message.sequence = journal->stored.last - work->record_count + 1 + i;
+		channel_deliver_locked(journal->channel, NULL, &message, 1, &committer->set);
+	}
+}
+
 /* Everything but the messages, which come in the order of the items. */
 static void apply_journal(struct committer *committer, struct journal *journal)
 {
@@ -156,6 +173,7 @@ static void apply_journal(struct committer *committer, struct journal *journal)
 		journal_cut_tail_locked(journal, work->cut);
 	for (size_t i = 0; i < work->segment_count; i++)
 		(void)journal_add_tail_locked(journal, work->segments[i]);
+	deliver_dead_locked(committer, journal);
 	mutex_unlock(&journal->channel->lock);
 }
 
@@ -265,26 +283,9 @@ static void apply_item(struct committer *committer, struct item *item)
 	}
 }
 
-/* Dead letters are messages of their channel like others. */
-static void deliver_dead_locked(struct committer *committer, struct journal *journal)
-{
-	struct journal_work *work = &journal->work;
-
-	for (size_t i = 0; i < work->record_count; i++) {
-		const struct record *record = &work->records[i];
-		struct message message = {.envelope = record->envelope, .id = record->id};
-
-		if (record->owned == NULL)
-			continue;
-		message.sequence = journal->stored.last - work->record_count + 1 + i;
-		channel_deliver_locked(journal->channel, NULL, &message, 1, &committer->set);
-	}
-}
-
 static void apply_end(struct committer *committer, struct journal *journal)
 {
 	mutex_lock(&journal->channel->lock);
-	deliver_dead_locked(committer, journal);
 	journal->last = journal->stored.last;
 	journal_pump_locked(journal, &committer->set);
 	journal_trim_tail_locked(journal);

@@ -64,9 +64,24 @@ static enum state_kind entry_kind(const struct entry *entry)
 	return entry->rejected ? STATE_REJECTED : STATE_USED_UP;
 }
 
+/* Reasons of Rejects that are stored, of one consumer; those beyond are dropped. */
+#define TEXTS_MAX (16 * 1024 * 1024)
+
+/* How much of the entry's reason is stored when *LEFT bytes may be. */
+static size_t entry_text_length(const struct entry *entry, size_t *left)
+{
+	size_t length = entry->text == NULL ? 0 : entry->text->length;
+
+	if (length > *left)
+		return 0;
+	*left -= length;
+	return length;
+}
+
 struct buf *consumer_state_encode_locked(const struct consumer *consumer, const struct ranges *done)
 {
 	size_t size = 1 + 4 * NUMBER_MAX + done->count * 2 * NUMBER_MAX, count = 0, used = 0;
+	size_t size_left = TEXTS_MAX, put_left = TEXTS_MAX;
 	uint64_t previous = done->floor;
 	struct buf *state;
 
@@ -76,7 +91,7 @@ struct buf *consumer_state_encode_locked(const struct consumer *consumer, const 
 
 		if (ranges_contain(done, entry->sequence))
 			continue;
-		size += 4 * NUMBER_MAX + (entry->text == NULL ? 0 : entry->text->length);
+		size += 4 * NUMBER_MAX + entry_text_length(entry, &size_left);
 		count++;
 	}
 	state = buf_new(size);
@@ -95,11 +110,12 @@ struct buf *consumer_state_encode_locked(const struct consumer *consumer, const 
 	for (struct list *node = consumer->tried.next; node != &consumer->tried;
 	     node = node->next) {
 		const struct entry *entry = LIST_ENTRY(node, struct entry, in_tried);
-		size_t length = entry->text == NULL ? 0 : entry->text->length;
 		enum state_kind kind = entry_kind(entry);
+		size_t length;
 
 		if (ranges_contain(done, entry->sequence))
 			continue;
+		length = entry_text_length(entry, &put_left);
 		used += put_number(state->data + used, entry->sequence);
 		used += put_number(state->data + used, entry_ended(entry));
 		state->data[used++] = (uint8_t)kind;

@@ -273,6 +273,9 @@ static struct entry *consumer_take_new_locked(struct consumer *consumer, struct 
 		return NULL;
 	if (consumer->deferred >= journal->settings.max_deferred)
 		return NULL;
+	/* Each is a gap in what is stored as acknowledged, at worst. */
+	if (consumer->entries.count - consumer->deferred >= MAX_IN_FLIGHT)
+		return NULL;
 	for (;;) {
 		uint64_t next = ranges_next_missing(&consumer->done, cursor->next);
 

@@ -158,7 +158,8 @@ struct owed {
 	struct attachment *attachment;
 	struct confirmation confirmation;
 	bool ready;
-	uint8_t id[]; /* as it was given */
+	bool held_back; /* from a batch that has enough to do */
+	uint8_t id[];	/* as it was given */
 };
 
 enum entry_state {
@@ -267,8 +268,9 @@ struct journal {
 	struct store_channel stored; /* as committed */
 	struct journal_work work;
 	struct list in_touched;
-	struct segment *oldest; /* the row that retention has looked at last */
+	struct segment *oldest; /* the row that was looked at last in the batch */
 	int64_t cleared_ns;	/* when rows were last cleared of messages in their middle */
+	uint64_t clear_from;	/* where that goes on; 0: at the front */
 
 	/* CHANNEL, committer changes it */
 	uint64_t last;		   /* everything up to it may be delivered */
@@ -502,8 +504,9 @@ enum store_result commit_touch(struct committer *committer, struct journal *jour
 /* The batch changes what CONSUMER has acknowledged: consumer->next. */
 enum store_result commit_change(struct consumer *consumer);
 /* Adds a message to the batch; its sequence is work.channel.last then. OWNED is taken over. */
-enum store_result commit_record(struct journal *journal, struct span envelope, uint64_t id,
-				uint8_t flags, struct buf *owned);
+enum store_result commit_record(struct committer *committer, struct journal *journal,
+				struct span envelope, uint64_t id, uint8_t flags,
+				struct buf *owned);
 /* Reads the row that holds SEQUENCE, or the next one; STORE_NONE when there is none. */
 enum store_result commit_segment(struct committer *committer, struct journal *journal,
 				 uint64_t sequence, struct segment **segment);
@@ -516,6 +519,11 @@ enum store_result prepare_answers(struct committer *committer, struct journal *j
  * otherwise why not. */
 enum store_result retention_admit(struct committer *committer, struct journal *journal,
 				  uint64_t charged, const char **refused);
+/* Makes journal->oldest the row that holds SEQUENCE, or the next one. */
+enum store_result retention_look(struct committer *committer, struct journal *journal,
+				 uint64_t sequence);
+/* Whether somebody holds the message that was added last. */
+bool retention_holds_new(const struct committer *committer, const struct journal *journal);
 /* CONSUMER has acknowledged SEQUENCE. CHARGED 0: it is not known. */
 enum store_result retention_done(struct committer *committer, struct consumer *consumer,
 				 uint64_t sequence, uint64_t charged);

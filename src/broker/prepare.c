@@ -94,8 +94,8 @@ static bool work_reserve_record(struct journal_work *work)
 }
 
 /* Adds a message to the batch; its sequence is work.channel.last then. OWNED is taken over. */
-enum store_result commit_record(struct journal *journal, struct span envelope, uint64_t id,
-				uint8_t flags, struct buf *owned)
+enum store_result commit_record(struct committer *committer, struct journal *journal,
+				struct span envelope, uint64_t id, uint8_t flags, struct buf *owned)
 {
 	struct journal_work *work = &journal->work;
 	uint64_t charged = envelope_charge(envelope.length);
@@ -109,7 +109,7 @@ enum store_result commit_record(struct journal *journal, struct span envelope, u
 	work->channel.charged += charged;
 	work->channel.kept++;
 	work->channel.kept_charged += charged;
-	if (journal->consumer_count > 0) {
+	if (retention_holds_new(committer, journal)) {
 		work->held++;
 		work->held_bytes += charged;
 	}
@@ -171,7 +171,7 @@ static enum store_result prepare_message(struct committer *committer, struct jou
 	if (result != STORE_OK || message->refused != NULL)
 		return result;
 	message->id = atomic_fetch_add(&committer->broker->next_message, 1);
-	result = commit_record(journal, message->envelope, message->id, 0, NULL);
+	result = commit_record(committer, journal, message->envelope, message->id, 0, NULL);
 	message->sequence = journal->work.channel.last;
 	if (result == STORE_OK && message->has_key)
 		result = prepare_key(committer, journal, message);
@@ -334,8 +334,8 @@ static enum store_result prepare_remove(struct committer *committer, struct item
 		return STORE_OK;
 	}
 	mutex_lock(&item->journal->channel->lock);
-	used = item->idle_since_ms != 0 &&
-	       (consumer->attachment_count > 0 || consumer->idle_since_ms != item->idle_since_ms);
+	used = item->idle_since_ms != 0 && (consumer->joining || consumer->attachment_count > 0 ||
+					    consumer->idle_since_ms != item->idle_since_ms);
 	mutex_unlock(&item->journal->channel->lock);
 	if (used)
 		return STORE_OK;

@@ -7,6 +7,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+/* Messages that one batch moves: each may need a row of its own to be read. */
+#define MOVES_MAX 256
+
 /* --- preparing: answers and dead letters -------------------------------------------------------
  */
 
@@ -42,7 +45,7 @@ static enum store_result prepare_move(struct committer *committer, struct entry 
 	struct journal *journal = entry->consumer->journal;
 	char origin[300];
 	struct text text = TEXT_INIT(origin);
-	struct segment *segment;
+	const struct segment *segment;
 	struct stored stored;
 	struct buf *envelope = NULL;
 	const char *refused;
@@ -50,20 +53,20 @@ static enum store_result prepare_move(struct committer *committer, struct entry 
 	size_t index = 0;
 
 	*moved = false;
-	result = commit_segment(committer, journal, entry->sequence, &segment);
+	result = commit_touch(committer, dead);
+	if (result == STORE_OK)
+		result = retention_look(committer, journal, entry->sequence);
+	segment = journal->oldest;
 	if (result == STORE_OK)
 		index = segment_find(segment, entry->sequence);
 	if (result == STORE_NONE ||
 	    (result == STORE_OK &&
 	     (index == segment->count || segment_sequence(segment, index) != entry->sequence))) {
-		segment_unref(&segment);
 		*moved = true; /* it is not kept any more */
 		return STORE_OK;
 	}
-	if (result == STORE_OK)
-		result = commit_touch(committer, dead);
 	if (result != STORE_OK)
-		goto out;
+		return result;
 	segment_get(segment, index, &stored);
 	text_add(&text, "%s/%" PRIu64, journal->channel->name, entry->sequence);
 	envelope = dead_envelope(&stored, origin);
@@ -78,8 +81,8 @@ static enum store_result prepare_move(struct committer *committer, struct entry 
 			entry->fate = "message discarded: the dead-letter channel never has room";
 		goto out;
 	}
-	result = commit_record(dead, (struct span){envelope->data, envelope->length}, stored.id,
-			       STORE_RECORD_FOREIGN, envelope);
+	result = commit_record(committer, dead, (struct span){envelope->data, envelope->length},
+			       stored.id, STORE_RECORD_FOREIGN, envelope);
 	envelope = NULL;
 	if (result == STORE_OK)
 		result = store->ops->dead_add(
@@ -97,7 +100,6 @@ static enum store_result prepare_move(struct committer *committer, struct entry 
 	*moved = result == STORE_OK;
 out:
 	buf_unref(&envelope);
-	segment_unref(&segment);
 	return result;
 }
 
@@ -130,6 +132,7 @@ enum store_result prepare_answers(struct committer *committer, struct journal *j
 	struct journal_work *work = &journal->work;
 	enum store_result result = commit_touch(committer, journal);
 	struct list *node, *after;
+	size_t moves = 0;
 
 	if (result != STORE_OK)
 		return result;
@@ -138,6 +141,11 @@ enum store_result prepare_answers(struct committer *committer, struct journal *j
 	{
 		struct entry *entry = LIST_ENTRY(node, struct entry, in_state);
 
+		if (entry->state != ENTRY_ANSWERED && moves++ >= MOVES_MAX) {
+			if (entry->owed != NULL)
+				entry->owed->held_back = true;
+			continue;
+		}
 		entry->in_batch = true;
 		list_remove(&entry->in_state);
 		list_append(&work->entries, &entry->in_state);
@@ -146,6 +154,10 @@ enum store_result prepare_answers(struct committer *committer, struct journal *j
 	{
 		struct owed *owed = LIST_ENTRY(node, struct owed, in_batch);
 
+		if (owed->held_back) {
+			owed->held_back = false;
+			continue;
+		}
 		list_remove(&owed->in_batch);
 		list_append(&work->owed, &owed->in_batch);
 	}
@@ -159,6 +171,8 @@ enum store_result prepare_answers(struct committer *committer, struct journal *j
 			list_remove(&consumer->in_dirty);
 	}
 	mutex_unlock(&journal->channel->lock);
+	if (moves > MOVES_MAX)
+		committer_dirty(committer, journal);
 	LIST_FOR_EACH_NODE(node, after, &work->entries)
 	{
 		if (result == STORE_OK)

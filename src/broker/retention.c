@@ -58,6 +58,20 @@ static bool journal_is_held(const struct journal *journal, uint64_t sequence)
 	return false;
 }
 
+bool retention_holds_new(const struct committer *committer, const struct journal *journal)
+{
+	struct consumer *consumer;
+
+	FOR_EACH_CONSUMER(consumer, journal)
+	{
+		/* Not one that begins with a later message, by sequence or by time. */
+		if (consumer->from_ms <= committer->now_ms &&
+		    !ranges_contain(consumer_done(consumer), journal->work.channel.last))
+			return true;
+	}
+	return false;
+}
+
 /* The first sequence from SEQUENCE on that is in the set, or UINT64_MAX. */
 static uint64_t ranges_next(const struct ranges *ranges, uint64_t sequence)
 {
@@ -97,9 +111,8 @@ static uint64_t journal_next_done(const struct journal *journal, uint64_t sequen
 
 /* --- what a message is charged --------------------------------------------------------------- */
 
-/* The row that holds SEQUENCE, or the next one, kept for the next question. */
-static enum store_result journal_look(struct committer *committer, struct journal *journal,
-				      uint64_t sequence)
+enum store_result retention_look(struct committer *committer, struct journal *journal,
+				 uint64_t sequence)
 {
 	if (journal->oldest != NULL && journal->oldest->first <= sequence &&
 	    sequence <= journal->oldest->last)
@@ -132,7 +145,7 @@ static enum store_result journal_charge(struct committer *committer, struct jour
 			*charged = envelope_charge(work->records[index].envelope.length);
 		return STORE_OK;
 	}
-	result = journal_look(committer, journal, sequence);
+	result = retention_look(committer, journal, sequence);
 	if (result == STORE_NONE)
 		return STORE_OK;
 	if (result != STORE_OK)
@@ -265,7 +278,7 @@ static enum store_result journal_charged_before(struct committer *committer,
 	*before = row.before;
 	if (sequence <= row.first)
 		return STORE_OK;
-	result = journal_look(committer, journal, sequence);
+	result = retention_look(committer, journal, sequence);
 	if (result != STORE_OK)
 		return result;
 	for (size_t i = 0; i < journal->oldest->count; i++)
@@ -316,13 +329,45 @@ static struct range *journal_missing(const struct journal *journal, size_t *coun
 	return missing;
 }
 
+/*
+ * The usual cases without looking at each gap: nobody holds anything; or some consumer has
+ * acknowledged nothing that is kept, and so holds all of it. False: neither is so.
+ */
+static bool journal_recount_simply(struct journal *journal)
+{
+	struct journal_work *work = &journal->work;
+	const struct store_channel *stored = &journal->stored;
+	struct consumer *consumer;
+
+	work->held = work->held_bytes = 0;
+	if (stored->first > stored->last)
+		return true;
+	FOR_EACH_CONSUMER(consumer, journal)
+	{
+		if (consumer->done.floor < stored->first && consumer->done.count == 0) {
+			work->held = stored->kept;
+			work->held_bytes = stored->kept_charged;
+			return true;
+		}
+	}
+	FOR_EACH_CONSUMER(consumer, journal)
+	{
+		if (consumer->done.floor < stored->last)
+			return false;
+	}
+	return true;
+}
+
 enum store_result retention_recount(struct committer *committer, struct journal *journal)
 {
-	size_t count;
-	struct range *missing = journal_missing(journal, &count);
 	enum store_result result = STORE_OK;
 	uint64_t held = 0, held_bytes = 0, counted = 0;
+	struct range *missing;
+	size_t count;
 
+	if (journal_recount_simply(journal))
+		return STORE_OK;
+	missing = journal_missing(journal, &count);
 	if (missing == NULL)
 		return STORE_MEMORY;
 	qsort(missing, count, sizeof(*missing), range_compare);
@@ -363,7 +408,7 @@ enum store_result retention_skip_holes(struct committer *committer, struct journ
 	if (journal->stored.kept == last + 1 - journal->stored.first)
 		return STORE_OK; /* there are none */
 	while (next <= last) {
-		enum store_result result = journal_look(committer, journal, next);
+		enum store_result result = retention_look(committer, journal, next);
 		const struct segment *segment = journal->oldest;
 		uint64_t end = result == STORE_NONE ? last : segment->last;
 
@@ -417,7 +462,7 @@ static enum store_result journal_trim_front(struct committer *committer, struct 
 	*removed = false;
 	if (channel->first > journal->stored.last)
 		return STORE_OK; /* what this batch adds stays for now */
-	result = journal_look(committer, journal, channel->first);
+	result = retention_look(committer, journal, channel->first);
 	if (result != STORE_OK)
 		return result == STORE_NONE ? STORE_OK : result;
 	if (journal->oldest->first > channel->first)
@@ -493,14 +538,17 @@ static enum store_result journal_clear_row(struct committer *committer, struct j
 	return result;
 }
 
-/* What is done with behind what is held. */
+/* What is done with behind what is held: a step, which goes on where the last one has ended, so
+ * that rows of which nothing can be removed do not keep it from the others. */
 static enum store_result journal_clear(struct committer *committer, struct journal *journal,
 				       bool *more)
 {
-	uint64_t next = journal_next_done(journal, journal->work.channel.first);
+	uint64_t first = journal->work.channel.first, next = journal->clear_from;
 
+	next = journal_next_done(journal, next > first ? next : first);
+	journal->clear_from = 0;
 	for (size_t i = 0; i < STEP_ROWS && next <= journal->stored.last; i++) {
-		enum store_result result = journal_look(committer, journal, next);
+		enum store_result result = retention_look(committer, journal, next);
 		uint64_t last;
 
 		if (result != STORE_OK)
@@ -518,6 +566,8 @@ static enum store_result journal_clear(struct committer *committer, struct journ
 		next = journal_next_done(journal, last + 1);
 	}
 	*more = next <= journal->stored.last;
+	if (*more)
+		journal->clear_from = next;
 	return STORE_OK;
 }
 
@@ -624,5 +674,8 @@ int64_t retention_next_ns(struct committer *committer, struct journal *journal)
 		next_ms = due_ms;
 	if (next_ms == INT64_MAX)
 		return DEADLINE_NEVER;
-	return clock_after_ms(clock_mono_ns(), next_ms > now_ms ? next_ms - now_ms : 0);
+	if (next_ms > now_ms)
+		return clock_after_ms(clock_mono_ns(), next_ms - now_ms);
+	/* What is due already waits for the next step of clearing. */
+	return clock_after_ms(journal->cleared_ns, CLEAR_MS);
 }
