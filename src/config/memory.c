@@ -14,8 +14,8 @@
 
 /* Beside the texts that they hold: entries of tables, with what the allocator adds. */
 #define MEMORY_ENTRY 256
-#define MEMORY_NAME 1024   /* the longest subject, idempotency key and error text */
-#define MEMORY_DEFERRED 64 /* a message of a consumer that waits for its redelivery */
+#define MEMORY_NAME 1024    /* the longest subject, idempotency key and error text */
+#define MEMORY_DEFERRED 320 /* a message of a consumer that waits for its redelivery */
 #define MEMORY_READ_BUFFER (UINT64_C(256) << 10)
 #define MEMORY_REGISTRATION (UINT64_C(192) << 10) /* names, and a hash of each */
 
