@@ -790,7 +790,8 @@ enum finish_result outbox_finish(struct conn *conn, int64_t timeout_ms)
 		if (cond_wait_until(&outbox->changed, &outbox->lock, give_up_ns))
 			continue;
 		taken = outbox_taken_locked(conn);
-		if (taken == seen) {
+		/* Where the socket would take more it is the flusher that has too much to do. */
+		if (taken == seen && !socket_is_writable(conn->fd)) {
 			outbox_die_locked(conn);
 			result = FINISH_LATE;
 			break;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -223,6 +224,13 @@ size_t socket_untaken(int fd)
 	(void)fd;
 #endif
 	return bytes > 0 ? (size_t)bytes : 0;
+}
+
+bool socket_is_writable(int fd)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLOUT};
+
+	return poll(&wait, 1, 0) > 0;
 }
 
 /* --- pipes --------------------------------------------------------------------------------- */

@@ -45,6 +45,9 @@ bool socket_accept_failed(int failure, const char *address);
  * asked. */
 size_t socket_untaken(int fd);
 
+/* Whether a send would take something, or fail, at once. */
+bool socket_is_writable(int fd);
+
 /* A pipe that wakes a thread from poll: both ends without blocking. */
 bool pipe_open(int *read_end, int *write_end);
 void pipe_wake(int write_end);

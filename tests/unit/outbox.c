@@ -4,12 +4,14 @@
  */
 #include "net_helpers.h"
 #include "base/clock.h"
+#include "net/socket.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static struct pair pair;
@@ -477,6 +479,7 @@ END_TEST
 
 START_TEST(socket_fails_while_the_flusher_has_it)
 {
+	limits.max_outbox_frames = 16;
 	net_begin();
 	pair_open(&pair, SOCK_STREAM);
 	fill();
@@ -491,6 +494,7 @@ END_TEST
 
 START_TEST(finish_gives_up_without_progress)
 {
+	limits.max_outbox_frames = 16;
 	net_begin();
 	pair_open(&pair, SOCK_STREAM);
 	ck_assert_int_eq(outbox_finish(pair.conn, 1), FINISH_WRITTEN); /* nothing to write */
@@ -503,8 +507,45 @@ START_TEST(finish_gives_up_without_progress)
 }
 END_TEST
 
+static void *finish(void *argument)
+{
+	*(enum finish_result *)argument = outbox_finish(pair.conn, 20);
+	return NULL;
+}
+
+/* The peer has taken all that it was sent, and the flusher does not get round to sending more. */
+START_TEST(busy_flusher_is_not_a_lack_of_progress)
+{
+	const struct timespec windows = {.tv_nsec = 200 * NS_PER_MS};
+	enum finish_result result = FINISH_LATE;
+	struct bytes received = {0};
+	struct thread thread;
+
+	limits.max_outbox_frames = 16;
+	net_begin();
+	pair_open(&pair, SOCK_STREAM);
+	fill();
+	mutex_lock(&net->flusher.lock);
+	do
+		(void)bytes_receive(&received, pair.peer);
+	while (!socket_is_writable(pair.conn->fd));
+	ck_assert_int_eq(thread_start(&thread, finish, &result), 0);
+	(void)nanosleep(&windows, NULL); /* that long it goes on: less would show less */
+	mutex_unlock(&net->flusher.lock);
+	bytes_receive_until(&received, pair.peer, expected.length);
+	thread_join(&thread);
+	ck_assert_int_eq(result, FINISH_WRITTEN);
+	ck_assert(bytes_equal(&received, &expected));
+	pair_close(&pair);
+	net_end();
+	bytes_free(&received);
+	bytes_free(&expected);
+}
+END_TEST
+
 START_TEST(close_takes_it_from_the_flusher)
 {
+	limits.max_outbox_frames = 16;
 	net_begin();
 	pair_open(&pair, SOCK_STREAM);
 	fill();
@@ -603,6 +644,7 @@ int main(void)
 	tcase_add_test(tests, failed_write_throws_away_and_reads_on);
 	tcase_add_test(tests, socket_fails_while_the_flusher_has_it);
 	tcase_add_test(tests, finish_gives_up_without_progress);
+	tcase_add_test(tests, busy_flusher_is_not_a_lack_of_progress);
 	tcase_add_test(tests, close_takes_it_from_the_flusher);
 	tcase_add_test(tests, each_appender_keeps_its_order);
 	suite_add_tcase(suite, tests);
