@@ -212,7 +212,8 @@ void net_drain(struct net *net, int64_t timeout_ms, int64_t idle_ms)
 	end_ns = clock_after_ms(drain_ns, timeout_ms);
 	net_tell_subscribers(net);
 	mutex_lock(&net->lock);
-	while (!list_empty(&net->conns) && !net->hurried && clock_mono_ns() < end_ns) {
+	while (!list_empty(&net->conns) && !atomic_load(&net->hurried) &&
+	       clock_mono_ns() < end_ns) {
 		int64_t look_ns = clock_after_ms(clock_mono_ns(), DRAIN_LOOK_MS);
 
 		net_close_idle_locked(net, drain_ns, idle_ms * NS_PER_MS);
@@ -225,7 +226,7 @@ void net_drain(struct net *net, int64_t timeout_ms, int64_t idle_ms)
 void net_hurry(struct net *net)
 {
 	mutex_lock(&net->lock);
-	net->hurried = true;
+	atomic_store(&net->hurried, true);
 	cond_broadcast(&net->changed);
 	mutex_unlock(&net->lock);
 }

@@ -118,7 +118,8 @@ struct net {
 	struct list ready; /* for warm threads */
 	struct cond ready_changed;
 	size_t ready_count, idle_threads, threads;
-	bool listening, hurried, stopping;
+	bool listening, stopping;
+	atomic_bool hurried; /* set under the lock, read anywhere: the stop is to be short */
 };
 
 /* The signal that interrupts a session's read; its handler does nothing. */

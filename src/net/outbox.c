@@ -790,8 +790,10 @@ enum finish_result outbox_finish(struct conn *conn, int64_t timeout_ms)
 		if (cond_wait_until(&outbox->changed, &outbox->lock, give_up_ns))
 			continue;
 		taken = outbox_taken_locked(conn);
-		/* Where the socket would take more it is the flusher that has too much to do. */
-		if (taken == seen && !socket_is_writable(conn->fd)) {
+		/* Where the socket would take more it is the flusher that has too much to do. A
+		 * stop that is to be short does not wait for who takes a byte now and then. */
+		if ((taken == seen && !socket_is_writable(conn->fd)) ||
+		    atomic_load(&conn->net->hurried)) {
 			outbox_die_locked(conn);
 			result = FINISH_LATE;
 			break;

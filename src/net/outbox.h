@@ -140,7 +140,8 @@ void outbox_offer_locked(struct conn *conn);
  * it keeps the writer flag for another one. No lock is held. */
 bool outbox_flush_turn(struct conn *conn);
 
-/* Waits until everything is written; gives up, and is dead, after TIMEOUT_MS without progress. */
+/* Waits until everything is written; gives up, and is dead, after TIMEOUT_MS without progress, or
+ * altogether once net_hurry was called. */
 enum finish_result { FINISH_WRITTEN, FINISH_FAILED, FINISH_LATE };
 enum finish_result outbox_finish(struct conn *conn, int64_t timeout_ms);
 

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import time
 
 from conversations import WORKING, ask, keep_working_until_readable, opened, pushed, worker
 from frames import *
@@ -289,6 +290,30 @@ def idle_from_the_start_of_the_drain():
         jobs.close()
         clock.close()
         server.wait_exit(0)
+
+
+@scenario("Start, stop, signals", "after a second signal nobody holds the end up for longer than "
+          "close_timeout, not by reading a little now and then either")
+def trickle_at_the_end():
+    with Server(server=dict(PATIENT, close_timeout="300ms")) as server:
+        client, publisher = server.client(receive_buffer=4096), server.client()
+        client.subscribe(1, "events")
+        for _ in range(24):
+            publisher.publish(1, "events", bytes(1 << 20))
+        drain(server)
+        server.signal(signal.SIGTERM)
+        received = 0
+        while server.process.poll() is None:
+            client.socket.settimeout(0.05)
+            try:
+                received += len(client.socket.recv(1024))
+            except OSError:
+                pass
+            assert received < 1 << 20, "it goes on for as long as the client reads"
+            time.sleep(0.01)
+        server.wait_exit(0)
+        server.forget(client)
+        server.forget(publisher)
 
 
 @scenario("Start, stop, signals", "drain_idle = 0: whoever neither owes nor is owed is closed at "
