@@ -286,8 +286,7 @@ struct publication {
 	bool plain;
 	bool quiet; /* the publisher gets no answers */
 	struct flush_set *set;
-	bool marked;	/* all of a plain run are marked as delivered */
-	bool is_shared; /* there are several subscriptions */
+	bool marked; /* all of a plain run are marked as delivered */
 	struct buf *shared[DELIVERY_FORMS];
 };
 
@@ -337,7 +336,7 @@ static void subscription_deliver_locked(struct subscription *subscription,
 		.channel = channel->name,
 		.envelope_bytes = publication->envelope_bytes,
 		.plain = publication->plain,
-		.shared = publication->is_shared ? publication->shared : NULL,
+		.shared = publication->shared,
 	};
 
 	if (atomic_load_explicit(&subscription->client->takes_nothing, memory_order_relaxed))
@@ -404,12 +403,7 @@ static bool publication_deliver_own_locked(struct publication *publication, stru
 void channel_deliver_locked(struct channel *channel, const struct client *client,
 			    struct message *run, size_t count, struct flush_set *set)
 {
-	struct publication publication = {
-		.run = run,
-		.count = count,
-		.set = set,
-		.is_shared = channel->subscription_count > 1,
-	};
+	struct publication publication = {.run = run, .count = count, .set = set};
 
 	mutex_assert_held(&channel->lock);
 	if (list_empty(&channel->subscriptions))
@@ -424,12 +418,15 @@ bool channel_deliver_own_locked(struct channel *channel, const struct client *cl
 				struct flush_set *set)
 {
 	struct publication publication = {.run = run, .count = count, .set = set};
+	bool answered;
 
 	mutex_assert_held(&channel->lock);
 	if (list_empty(&channel->subscriptions))
 		return false;
 	publication_sum_up(&publication);
-	return publication_deliver_own_locked(&publication, channel, client, place);
+	answered = publication_deliver_own_locked(&publication, channel, client, place);
+	publication_let_go(&publication);
+	return answered;
 }
 
 bool broker_publish(struct client *client, struct channel *channel, struct message *run,
@@ -449,7 +446,6 @@ bool broker_publish(struct client *client, struct channel *channel, struct messa
 	channel->publishes += accepted;
 	if (!list_empty(&channel->subscriptions))
 		publication_sum_up(&publication);
-	publication.is_shared = channel->subscription_count > 1;
 	/* Others first: whether they have taken a message is part of the publisher's answer, which
 	 * stands in front of its own deliveries. */
 	publication_deliver_locked(&publication, channel, client);

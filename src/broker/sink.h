@@ -77,7 +77,7 @@ struct delivery {
 	size_t envelope_bytes; /* of the whole run */
 	bool plain;	       /* every message of the run is to be delivered, and copied; a sink
 				* that accepts all of them need not mark each as delivered */
-	struct buf **shared;   /* of the run; NULL: this is its only subscription */
+	struct buf **shared;   /* of the run */
 
 	/* Set by the sink. */
 	size_t accepted, dropped;

@@ -8,7 +8,7 @@
 
 #include "base/metrics.h"
 
-/* From this size on a run for several is made once and copied as it is sent to each. */
+/* From this size on a run is made once for all that receive it. */
 #define SHARED_RUN_MIN 4096
 
 static void conn_note_stall_locked(struct conn *conn, const struct delivery *delivery)
@@ -32,21 +32,30 @@ static void put_origin(uint8_t *bytes, const struct delivery *delivery,
 	wire_put_u64(bytes + 8, message->id);
 }
 
-/* One message at BYTES; where the next one goes. */
-static uint8_t *put_delivery(uint8_t *bytes, const struct delivery *delivery,
-			     const struct message *message, uint64_t sequence, bool origin)
+/* The first COUNT messages of RUN side by side at BYTES. */
+static void put_deliveries(uint8_t *bytes, const struct delivery *delivery,
+			   const struct message *run, size_t count, bool origin)
 {
-	size_t envelope = message->envelope.length;
+	uint8_t head[WIRE_DELIVER_HEAD]; /* most are alike but for the sequence */
+	size_t last = 0;
 
-	wire_put_deliver_head(bytes, 0, delivery->stream, sequence, (uint32_t)envelope, origin);
-	bytes += WIRE_DELIVER_HEAD;
-	memcpy(bytes, message->envelope.data, envelope);
-	bytes += envelope;
-	if (origin) {
-		put_origin(bytes, delivery, message);
-		bytes += WIRE_DELIVER_TAIL;
+	for (size_t i = 0; i < count; i++) {
+		size_t envelope = run[i].envelope.length;
+
+		if (i == 0 || envelope != last)
+			wire_put_deliver_head(head, 0, delivery->stream, 0, (uint32_t)envelope,
+					      origin);
+		last = envelope;
+		memcpy(bytes, head, WIRE_DELIVER_HEAD);
+		wire_set_deliver(bytes, delivery->stream, delivery->sequence + i);
+		bytes += WIRE_DELIVER_HEAD;
+		memcpy(bytes, run[i].envelope.data, envelope);
+		bytes += envelope;
+		if (origin) {
+			put_origin(bytes, delivery, &run[i]);
+			bytes += WIRE_DELIVER_TAIL;
+		}
 	}
-	return bytes;
 }
 
 /* HINT: the size of what is expected to follow in the same run. */
@@ -62,7 +71,7 @@ static void conn_deliver_one_locked(struct conn *conn, const struct delivery *de
 	if (bytes == NULL)
 		return;
 	if (!by_reference) {
-		(void)put_delivery(bytes, delivery, message, delivery->sequence, origin);
+		put_deliveries(bytes, delivery, message, 1, origin);
 		return;
 	}
 	wire_put_deliver_head(bytes, 0, delivery->stream, delivery->sequence, (uint32_t)envelope,
@@ -184,22 +193,18 @@ static struct buf *shared_run(const struct delivery *delivery, const struct mess
 			      size_t count, bool origin, size_t size)
 {
 	struct buf **shared = &delivery->shared[origin];
-	uint8_t *bytes;
 
 	if (*shared != NULL)
 		return *shared;
 	*shared = buf_new(size);
-	if (*shared == NULL)
-		return NULL;
-	bytes = (*shared)->data;
-	for (size_t i = 0; i < count; i++)
-		bytes = put_delivery(bytes, delivery, &run[i], delivery->sequence + i, origin);
+	if (*shared != NULL)
+		put_deliveries((*shared)->data, delivery, run, count, origin);
 	return *shared;
 }
 
 /*
- * The common case, in stretches instead of message by message: everything is to be delivered, by
- * copy, and fits. False when that is not so; nothing was done then.
+ * The common case, at once instead of message by message: everything is to be delivered, by copy,
+ * and fits. False when that is not so; nothing was done then.
  */
 static bool conn_deliver_plain_locked(struct conn *conn, struct delivery *delivery,
 				      const struct message *run, size_t count)
@@ -207,39 +212,25 @@ static bool conn_deliver_plain_locked(struct conn *conn, struct delivery *delive
 	bool origin = wire_version_compare(conn->outbox.version, WIRE_VERSION_1_2) >= 0;
 	size_t overhead = WIRE_DELIVER_HEAD + (origin ? WIRE_DELIVER_TAIL : 0);
 	size_t left = delivery->envelope_bytes + count * overhead;
-	size_t done = 0;
+	struct buf *shared;
+	uint8_t *bytes;
 
 	if (!delivery->plain || delivery->answer || !outbox_fits_all_locked(conn, count, left))
 		return false;
-	if (delivery->shared != NULL && left >= SHARED_RUN_MIN) {
-		struct buf *shared = shared_run(delivery, run, count, origin, left);
-
-		if (shared != NULL) {
-			if (!outbox_add_run_locked(conn, shared, count, delivery->stream,
-						   delivery->sequence))
-				return true; /* the connection is lost */
-			delivery->sequence += count;
-			delivery->accepted = count;
-			return true;
-		}
-	}
-	while (done < count) {
-		size_t next = overhead + run[done].envelope.length, size, first = done;
-		uint8_t *start = outbox_stretch_locked(conn, next, left, &size);
-		uint8_t *bytes = start;
-
-		if (start == NULL)
+	shared = left >= SHARED_RUN_MIN ? shared_run(delivery, run, count, origin, left) : NULL;
+	if (shared != NULL) {
+		if (!outbox_add_run_locked(conn, shared, count, delivery->stream,
+					   delivery->sequence))
 			return true; /* the connection is lost */
-		do {
-			bytes = put_delivery(bytes, delivery, &run[done], delivery->sequence++,
-					     origin);
-			done++;
-			if (done < count)
-				next = overhead + run[done].envelope.length;
-		} while (done < count && next <= size - (size_t)(bytes - start));
-		outbox_added_locked(conn, (size_t)(bytes - start), done - first);
-		left -= (size_t)(bytes - start);
+		delivery->sequence += count;
+		delivery->accepted = count;
+		return true;
 	}
+	bytes = outbox_add_locked(conn, left, count, 0);
+	if (bytes == NULL)
+		return true;
+	put_deliveries(bytes, delivery, run, count, origin);
+	delivery->sequence += count;
 	delivery->accepted = count;
 	return true;
 }

@@ -158,6 +158,13 @@ static struct channel *publish_channel(struct session *session, struct span name
 	return broker_channel(session->conn->net->broker, name);
 }
 
+/* Deliveries carry the channel's schema id: it replaces the publisher's in place. The bytes are the
+ * session's own, nobody else has seen them yet. */
+static void publish_set_schema(const uint8_t *envelope, const struct channel *channel)
+{
+	memcpy((uint8_t *)(uintptr_t)envelope, broker_channel_schema(channel), WIRE_SCHEMA_SIZE);
+}
+
 /* Adds a Publish that may be carried out to the run. KEY may be NULL. */
 static void publish_add(struct session *session, struct channel *channel, uint32_t stream,
 			struct span envelope, const struct span *key, struct buf *buf)
@@ -166,10 +173,7 @@ static void publish_add(struct session *session, struct channel *channel, uint32
 
 	if (channel != session->run_channel || session->run_count == session->run_capacity)
 		session_end_run(session);
-	/* Deliveries carry the channel's schema id: it replaces the publisher's in place. The bytes
-	 * are the session's own, nobody else has seen them yet. */
-	memcpy((uint8_t *)(uintptr_t)envelope.data, broker_channel_schema(channel),
-	       WIRE_SCHEMA_SIZE);
+	publish_set_schema(envelope.data, channel);
 	session->run_channel = channel;
 	message = &session->run[session->run_count++];
 	*message = (struct message){.envelope = envelope,
@@ -198,7 +202,9 @@ static void publish_remember(struct session *session, const struct wire_frame *f
 	size_t size = (size_t)(envelope->payload.data - payload);
 
 	head->size = 0;
-	if (frame->u.publish.has_key || size > sizeof(head->bytes) - 4)
+	/* Large ones are handled one by one. */
+	if (frame->u.publish.has_key || size > sizeof(head->bytes) - 4 ||
+	    envelope->bytes.length >= SHARE_MIN)
 		return;
 	head->size = 4 + size;
 	head->frame_size = WIRE_HEADER_SIZE + (size_t)frame->header.length;
@@ -209,9 +215,11 @@ static void publish_remember(struct session *session, const struct wire_frame *f
 	memcpy(head->bytes + 4, payload, size);
 }
 
-static bool publish_is_again(const struct publish_head *head, const uint8_t *frame)
+static bool publish_is_again(const struct publish_head *head, const uint8_t *frame,
+			     size_t available)
 {
-	return frame[0] == WIRE_PUBLISH && frame[1] == head->flags &&
+	return available >= head->frame_size && frame[0] == WIRE_PUBLISH &&
+	       frame[1] == head->flags &&
 	       wire_stream_legal(WIRE_PUBLISH, wire_get_u32(frame + 2)) &&
 	       memcmp(frame + 6, head->bytes, head->size) == 0;
 }
@@ -219,22 +227,28 @@ static bool publish_is_again(const struct publish_head *head, const uint8_t *fra
 size_t session_publish_again(struct session *session, const uint8_t *bytes, size_t available)
 {
 	const struct publish_head *head = &session->head;
-	size_t limit = size_min(session->room, AGAIN_MAX), size = 0;
+	size_t size = 0, count = 0, limit;
+	struct message *run;
 
-	if (head->size == 0)
+	if (head->size == 0 || !publish_is_again(head, bytes, available))
 		return 0;
-	for (size_t i = 0; i < limit && session->end == CLOSE_NONE; i++) {
-		const uint8_t *frame = bytes + size;
+	if (head->channel != session->run_channel || session->run_count == session->run_capacity)
+		(void)session_end_run(session);
+	limit = size_min(session->run_capacity - session->run_count,
+			 size_min(session->room, AGAIN_MAX));
+	run = session->run + session->run_count;
+	do {
+		const uint8_t *envelope = bytes + size + head->envelope_at;
 
-		if (available - size < head->frame_size || !publish_is_again(head, frame))
-			break;
-		publish_add(session, head->channel, wire_get_u32(frame + 2),
-			    (struct span){frame + head->envelope_at,
-					  head->frame_size - head->envelope_at},
-			    NULL, NULL);
+		publish_set_schema(envelope, head->channel);
+		run[count++] = (struct message){
+			.envelope = {envelope, head->frame_size - head->envelope_at},
+			.stream = wire_get_u32(bytes + size + 2)};
 		size += head->frame_size;
-		session->frames++;
-	}
+	} while (count < limit && publish_is_again(head, bytes + size, available - size));
+	session->run_channel = head->channel;
+	session->run_count += count;
+	session->frames += count;
 	return size;
 }
 

@@ -8,6 +8,9 @@
 #define WIRE_WIRE_H
 
 #include "base/base.h"
+
+#include <string.h>
+
 #include "base/text.h"
 
 #define WIRE_HEADER_SIZE 10
@@ -316,12 +319,16 @@ static inline void wire_put_u16(uint8_t *bytes, uint16_t value)
 	bytes[1] = (uint8_t)value;
 }
 
+/* Compilers make one load of four bytes that are put together, but four stores of four bytes that
+ * are taken apart: so VALUE's own bytes are read as those on the wire are, and stored at once. */
 static inline void wire_put_u32(uint8_t *bytes, uint32_t value)
 {
-	bytes[0] = (uint8_t)(value >> 24);
-	bytes[1] = (uint8_t)(value >> 16);
-	bytes[2] = (uint8_t)(value >> 8);
-	bytes[3] = (uint8_t)value;
+	uint8_t own[4];
+	uint32_t word;
+
+	memcpy(own, &value, sizeof(own));
+	word = wire_get_u32(own);
+	memcpy(bytes, &word, sizeof(word));
 }
 
 static inline void wire_put_u64(uint8_t *bytes, uint64_t value)

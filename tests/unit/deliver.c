@@ -97,9 +97,12 @@ static void expect_ack(const struct message *message, uint8_t flags)
 static void deliver(struct pair *to, struct delivery *delivery, struct message *run, size_t count)
 {
 	struct conn *conn = to->conn;
+	struct buf *forms[DELIVERY_FORMS] = {NULL};
 	struct flush_set set;
 
 	flush_set_init(&set);
+	if (delivery->shared == NULL) /* nobody else gets it */
+		delivery->shared = forms;
 	delivery->boot = BOOT_MS;
 	delivery->channel = "news";
 	delivery->plain = true;
@@ -109,6 +112,10 @@ static void deliver(struct pair *to, struct delivery *delivery, struct message *
 			delivery->plain = false;
 	}
 	conn->sink.ops->deliver(&conn->sink, delivery, run, count, &set);
+	for (size_t i = 0; i < DELIVERY_FORMS; i++)
+		buf_unref(&forms[i]);
+	if (delivery->shared == forms)
+		delivery->shared = NULL;
 	ck_assert_uint_eq(set.count, 1);
 	/* Not flushed by the set: the test looks at what is queued first. */
 	mutex_lock(&conn->outbox.lock);
