@@ -363,10 +363,12 @@ bool outbox_has_paced_room_locked(struct conn *conn, size_t size)
 	if (outbox_is_dead(conn))
 		return false;
 	outbox->paced = true;
-	outbox->room_wanted = frames > 0 && (frames >= outbox->max_frames / 2 ||
-					     bytes >= outbox_paced_bytes(outbox) ||
-					     size > outbox->max_bytes - bytes);
-	return !outbox->room_wanted;
+	if (frames == 0 || (frames < outbox->max_frames / 2 && bytes < outbox_paced_bytes(outbox) &&
+			    size <= outbox->max_bytes - bytes))
+		return true;
+	/* And it stays so when a smaller one, or one after some bytes have left, does find room. */
+	outbox->room_wanted = true;
+	return false;
 }
 
 /* Messages were left with the broker, and half of what they may take is free: worth a turn. */

@@ -476,3 +476,22 @@ def largest_credit():
         client.expect_nothing()
         client.send(accept(1, "1"))
         delivered(client, 65537)
+
+
+@scenario(SECTION, "they are paced, each for itself: one that has found no room gets its messages "
+          "when there is some, whatever another one of the connection has found meanwhile")
+def room_for_all():
+    with Durable(["d", "e"], limits={"max_outbox_bytes": "64K"}) as server:
+        client, publisher = server.client(receive_buffer=4096), server.client()
+        client.subscribe(1, "d", **reader(NEW))
+        client.subscribe(2, "e", **reader(NEW))
+
+        def queued():
+            return max(one["outbox_bytes"] for one in server.ask("connections")["connections"])
+        while queued() < 9000:
+            publisher.publish(1, "e", bytes(900))
+        publisher.publish(1, "d", bytes(60000))
+        assert queued() < 60000
+        publisher.publish(1, "e", bytes(900))
+        while client.receive().stream != 1:
+            pass
