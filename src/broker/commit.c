@@ -396,6 +396,7 @@ static void fail_journal(struct committer *committer, struct journal *journal, c
 	for (size_t i = 0; i < work->segment_count; i++)
 		segment_unref(&work->segments[i]);
 	segment_unref(&journal->oldest);
+	journal->clear_from = 0;
 	journal_pump_locked(journal, &committer->set);
 	mutex_unlock(&journal->channel->lock);
 	work_clear(journal);

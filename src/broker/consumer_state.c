@@ -65,7 +65,7 @@ static enum state_kind entry_kind(const struct entry *entry)
 }
 
 /* Reasons of Rejects that are stored, of one consumer; those beyond are dropped. */
-#define TEXTS_MAX (16 * 1024 * 1024)
+#define TEXTS_MAX (1024 * 1024)
 
 /* How much of the entry's reason is stored when *LEFT bytes may be. */
 static size_t entry_text_length(const struct entry *entry, size_t *left)

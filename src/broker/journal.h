@@ -269,7 +269,7 @@ struct journal {
 	struct journal_work work;
 	struct list in_touched;
 	struct segment *oldest; /* the row that was looked at last in the batch */
-	int64_t cleared_ns;	/* when rows were last cleared of messages in their middle */
+	int64_t clear_ns;	/* not before then are rows cleared of messages in their middle */
 	uint64_t clear_from;	/* where that goes on; 0: at the front */
 
 	/* CHANNEL, committer changes it */
@@ -524,9 +524,10 @@ enum store_result retention_look(struct committer *committer, struct journal *jo
 				 uint64_t sequence);
 /* Whether somebody holds the message that was added last. */
 bool retention_holds_new(const struct committer *committer, const struct journal *journal);
-/* CONSUMER has acknowledged SEQUENCE. CHARGED 0: it is not known. */
+/* CONSUMER has acknowledged all but the stuck ones of ENTRIES, whose sequences rise, and which are
+ * moved about. */
 enum store_result retention_done(struct committer *committer, struct consumer *consumer,
-				 uint64_t sequence, uint64_t charged);
+				 struct entry **entries, size_t count);
 /* Removes what is over the bounds and done with, a bounded step; *AGAIN_NS: when to look again. */
 enum store_result retention_sweep(struct committer *committer, struct journal *journal,
 				  int64_t *again_ns);

@@ -487,8 +487,12 @@ static enum store_result prepare_waiting(struct journal *journal)
 		result = commit_change(consumer);
 		if (result != STORE_OK)
 			return result;
-		if (journal->work.channel.time_ms < consumer->from_ms)
-			ranges_raise(&consumer->next, journal->work.channel.last);
+		if (journal->work.channel.time_ms >= consumer->from_ms)
+			continue;
+		/* What was added together with it has counted as held until now. */
+		if (consumer->next.floor < journal->stored.last)
+			journal->work.recount = true;
+		ranges_raise(&consumer->next, journal->work.channel.last);
 	}
 	return STORE_OK;
 }

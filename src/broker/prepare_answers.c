@@ -5,6 +5,7 @@
 #include "broker/journal.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Messages that one batch moves: each may need a row of its own to be read. */
@@ -114,17 +115,53 @@ static enum store_result prepare_entry(struct committer *committer, struct entry
 			      ? "dead letter"
 			      : "message discarded: there is no dead_letter";
 	result = commit_change(entry->consumer);
-	if (result != STORE_OK)
-		return result;
-	if (entry->state != ENTRY_ANSWERED && journal->work.dead_letter != NULL) {
+	if (result == STORE_OK && entry->state != ENTRY_ANSWERED &&
+	    journal->work.dead_letter != NULL)
 		result = prepare_move(committer, entry, journal->work.dead_letter, &moved);
-		if (result != STORE_OK)
-			return result;
-		entry->stuck = !moved;
-		if (entry->stuck)
-			return STORE_OK;
+	entry->stuck = !moved;
+	return result;
+}
+
+static int entry_compare(const void *a, const void *b)
+{
+	const struct entry *left = *(struct entry *const *)a, *right = *(struct entry *const *)b;
+
+	if (left->consumer != right->consumer)
+		return left->consumer->number < right->consumer->number ? -1 : 1;
+	return left->sequence < right->sequence ? -1 : left->sequence > right->sequence;
+}
+
+/*
+ * The answers, by consumer and sequence: a client may send thousands in any order, and in this one
+ * each row is read once, and a consumer's ranges are changed once.
+ */
+static enum store_result prepare_entries(struct committer *committer, struct journal *journal)
+{
+	const struct list *list = &journal->work.entries;
+	enum store_result result = STORE_OK;
+	struct entry **entries;
+	size_t count = 0, end;
+
+	for (struct list *node = list->next; node != list; node = node->next)
+		count++;
+	if (count == 0)
+		return STORE_OK;
+	entries = malloc(count * sizeof(struct entry *));
+	if (entries == NULL)
+		return STORE_MEMORY;
+	count = 0;
+	for (struct list *node = list->next; node != list; node = node->next)
+		entries[count++] = LIST_ENTRY(node, struct entry, in_state);
+	qsort(entries, count, sizeof(struct entry *), entry_compare);
+	for (size_t i = 0; i < count && result == STORE_OK; i++)
+		result = prepare_entry(committer, entries[i]);
+	for (size_t i = 0; i < count && result == STORE_OK; i = end) {
+		for (end = i + 1; end < count && entries[end]->consumer == entries[i]->consumer;)
+			end++;
+		result = retention_done(committer, entries[i]->consumer, entries + i, end - i);
 	}
-	return retention_done(committer, entry->consumer, entry->sequence, entry->charged);
+	free(entries);
+	return result;
 }
 
 enum store_result prepare_answers(struct committer *committer, struct journal *journal)
@@ -173,10 +210,5 @@ enum store_result prepare_answers(struct committer *committer, struct journal *j
 	mutex_unlock(&journal->channel->lock);
 	if (moves > MOVES_MAX)
 		committer_dirty(committer, journal);
-	LIST_FOR_EACH_NODE(node, after, &work->entries)
-	{
-		if (result == STORE_OK)
-			result = prepare_entry(committer, LIST_ENTRY(node, struct entry, in_state));
-	}
-	return result;
+	return result == STORE_OK ? prepare_entries(committer, journal) : result;
 }

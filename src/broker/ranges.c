@@ -122,6 +122,38 @@ bool ranges_add(struct ranges *ranges, uint64_t sequence)
 	return true;
 }
 
+bool ranges_add_all(struct ranges *ranges, const uint64_t *sequences, size_t count)
+{
+	size_t capacity = ranges->count + count, used = 0;
+	struct range *merged;
+
+	if (count < 2)
+		return count == 0 || ranges_add(ranges, sequences[0]);
+	merged = malloc(capacity * sizeof(*merged));
+	if (merged == NULL)
+		return false;
+	for (size_t i = 0, at = 0; i < count || at < ranges->count;) {
+		struct range next;
+
+		if (at == ranges->count || (i < count && sequences[i] < ranges->items[at].from)) {
+			next = (struct range){sequences[i], sequences[i]};
+			i++;
+		} else {
+			next = ranges->items[at++];
+		}
+		if (used > 0 && merged[used - 1].to + 1 == next.from)
+			merged[used - 1].to = next.to;
+		else
+			merged[used++] = next;
+	}
+	free(ranges->items);
+	ranges->items = merged;
+	ranges->count = used;
+	ranges->capacity = capacity;
+	ranges_settle(ranges);
+	return true;
+}
+
 void ranges_raise(struct ranges *ranges, uint64_t sequence)
 {
 	if (sequence <= ranges->floor)

@@ -28,6 +28,9 @@ uint64_t ranges_next_missing(const struct ranges *ranges, uint64_t sequence);
 /* False: no memory, and nothing has changed. Adding what is there already is allowed. */
 bool ranges_add(struct ranges *ranges, uint64_t sequence);
 
+/* The same for many that are not in the set, in rising order. */
+bool ranges_add_all(struct ranges *ranges, const uint64_t *sequences, size_t count);
+
 /* Everything up to SEQUENCE is in the set from now on. */
 void ranges_raise(struct ranges *ranges, uint64_t sequence);
 

@@ -17,7 +17,9 @@
 /* Rows that one step looks at. */
 #define STEP_ROWS 32
 
+/* From the end of one walk through all of them to the next, and between its steps. */
 #define CLEAR_MS 500
+#define CLEAR_STEP_MS 5
 
 static const struct ranges *consumer_done(const struct consumer *consumer)
 {
@@ -170,27 +172,48 @@ static void journal_let_go(struct journal *journal, uint64_t charged)
 	work->held_bytes -= charged < work->held_bytes ? charged : work->held_bytes;
 }
 
-enum store_result retention_done(struct committer *committer, struct consumer *consumer,
-				 uint64_t sequence, uint64_t charged)
+/* A message that its last consumer has acknowledged. */
+static enum store_result journal_done(struct committer *committer, struct journal *journal,
+				      const struct entry *entry)
 {
+	const struct store_channel *channel = &journal->work.channel;
+	uint64_t charged = entry->charged;
 	enum store_result result;
 	int64_t time_ms;
 
-	if (ranges_contain(&consumer->next, sequence))
-		return STORE_OK;
-	if (!ranges_add(&consumer->next, sequence))
-		return STORE_MEMORY;
-	if (sequence < consumer->journal->work.channel.first ||
-	    sequence > consumer->journal->work.channel.last ||
-	    journal_is_held(consumer->journal, sequence))
+	if (entry->sequence < channel->first || entry->sequence > channel->last ||
+	    journal_is_held(journal, entry->sequence))
 		return STORE_OK;
 	if (charged == 0) {
-		result = journal_charge(committer, consumer->journal, sequence, &charged, &time_ms);
+		result = journal_charge(committer, journal, entry->sequence, &charged, &time_ms);
 		if (result != STORE_OK)
 			return result;
 	}
-	journal_let_go(consumer->journal, charged);
+	journal_let_go(journal, charged);
 	return STORE_OK;
+}
+
+enum store_result retention_done(struct committer *committer, struct consumer *consumer,
+				 struct entry **entries, size_t count)
+{
+	uint64_t *sequences = calloc(count, sizeof(*sequences));
+	enum store_result result = STORE_OK;
+	size_t added = 0;
+
+	if (sequences == NULL)
+		return STORE_MEMORY;
+	for (size_t i = 0; i < count; i++) {
+		if (entries[i]->stuck || ranges_contain(&consumer->next, entries[i]->sequence))
+			continue;
+		sequences[added] = entries[i]->sequence;
+		entries[added++] = entries[i];
+	}
+	if (!ranges_add_all(&consumer->next, sequences, added))
+		result = STORE_MEMORY;
+	for (size_t i = 0; i < added && result == STORE_OK; i++)
+		result = journal_done(committer, consumer->journal, entries[i]);
+	free(sequences);
+	return result;
 }
 
 /* Gives up the oldest message that is held: every consumer skips it. */
@@ -258,32 +281,44 @@ enum store_result retention_admit(struct committer *committer, struct journal *j
 	}
 }
 
-/* Charged bytes of all messages ever before SEQUENCE. */
-static enum store_result journal_charged_before(struct committer *committer,
-						struct journal *journal, uint64_t sequence,
-						uint64_t *before)
+/* Where a count of charged bytes is, in the row from FIRST to LAST; none yet when LAST is 0. */
+struct charge_walk {
+	uint64_t first, last;
+	size_t index;	 /* of its messages, the next one that is not counted */
+	uint64_t before; /* charged bytes of all messages ever before that one */
+};
+
+/* Charged bytes of all messages ever before SEQUENCE, which rises: no row is looked at twice. */
+static enum store_result walk_to(struct committer *committer, struct journal *journal,
+				 struct charge_walk *walk, uint64_t sequence, uint64_t *before)
 {
 	struct store *store = committer->store;
-	struct store_row row;
 	enum store_result result;
 
 	*before = journal->stored.charged;
 	if (sequence > journal->stored.last)
 		return STORE_OK;
-	result = store->ops->row_read(store, journal->stored.number, sequence, false, &row);
-	if (result == STORE_NONE)
-		return STORE_OK;
-	if (result != STORE_OK)
-		return result;
-	*before = row.before;
-	if (sequence <= row.first)
-		return STORE_OK;
-	result = retention_look(committer, journal, sequence);
-	if (result != STORE_OK)
-		return result;
-	for (size_t i = 0; i < journal->oldest->count; i++)
-		if (segment_sequence(journal->oldest, i) < sequence)
-			*before += segment_charge(journal->oldest, i);
+	if (sequence > walk->last) {
+		struct store_row row;
+
+		result = store->ops->row_read(store, journal->stored.number, sequence, false, &row);
+		if (result != STORE_OK)
+			return result == STORE_NONE ? STORE_OK : result;
+		*walk = (struct charge_walk){row.first, row.last, 0, row.before};
+	}
+	if (sequence > walk->first) {
+		const struct segment *segment;
+
+		result = retention_look(committer, journal, sequence);
+		if (result != STORE_OK)
+			return result;
+		segment = journal->oldest;
+		for (; walk->index < segment->count &&
+		       segment_sequence(segment, walk->index) < sequence;
+		     walk->index++)
+			walk->before += segment_charge(segment, walk->index);
+	}
+	*before = walk->before;
 	return STORE_OK;
 }
 
@@ -362,6 +397,7 @@ enum store_result retention_recount(struct committer *committer, struct journal 
 {
 	enum store_result result = STORE_OK;
 	uint64_t held = 0, held_bytes = 0, counted = 0;
+	struct charge_walk walk = {.last = 0};
 	struct range *missing;
 	size_t count;
 
@@ -383,9 +419,9 @@ enum store_result retention_recount(struct committer *committer, struct journal 
 		}
 		if (from > to)
 			continue;
-		result = journal_charged_before(committer, journal, from, &before);
+		result = walk_to(committer, journal, &walk, from, &before);
 		if (result == STORE_OK)
-			result = journal_charged_before(committer, journal, to + 1, &after);
+			result = walk_to(committer, journal, &walk, to + 1, &after);
 		if (result != STORE_OK)
 			break;
 		held += to - from + 1;
@@ -496,14 +532,13 @@ static enum store_result journal_clear_row(struct committer *committer, struct j
 	const struct segment *old = journal->oldest;
 	struct store_row row = {
 		.first = old->first, .last = old->last, .time_ms = old->time_ms, .sparse = true};
+	struct charge_walk walk = {.last = 0};
 	enum store_result result;
-	uint64_t before;
 	size_t used = 0;
 
-	result = journal_charged_before(committer, journal, old->first, &before);
+	result = walk_to(committer, journal, &walk, old->first, &row.before);
 	if (result != STORE_OK)
 		return result;
-	row.before = before;
 	row.data = buf_new(old->data->length + old->count * 8);
 	if (row.data == NULL)
 		return STORE_MEMORY;
@@ -615,14 +650,14 @@ enum store_result retention_sweep(struct committer *committer, struct journal *j
 	}
 	if (journal->consumer_count == 0)
 		return STORE_OK;
-	if (now_ns < clock_after_ms(journal->cleared_ns, CLEAR_MS)) {
-		*again_ns = clock_after_ms(journal->cleared_ns, CLEAR_MS);
+	if (now_ns < journal->clear_ns) {
+		*again_ns = journal->clear_ns;
 		return STORE_OK;
 	}
-	journal->cleared_ns = now_ns;
 	result = journal_clear(committer, journal, &more);
+	journal->clear_ns = clock_after_ms(now_ns, more ? CLEAR_STEP_MS : CLEAR_MS);
 	if (more)
-		*again_ns = clock_after_ms(now_ns, CLEAR_MS);
+		*again_ns = journal->clear_ns;
 	return result;
 }
 
@@ -677,5 +712,5 @@ int64_t retention_next_ns(struct committer *committer, struct journal *journal)
 	if (next_ms > now_ms)
 		return clock_after_ms(clock_mono_ns(), next_ms - now_ms);
 	/* What is due already waits for the next step of clearing. */
-	return clock_after_ms(journal->cleared_ns, CLEAR_MS);
+	return journal->clear_ns;
 }

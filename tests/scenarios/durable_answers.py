@@ -16,11 +16,11 @@ SOON = {"redelivery_delay": "10ms", "redelivery_delay_max": "10ms"}
 LATE = {"redelivery_delay": NEVER, "redelivery_delay_max": NEVER, "ack_wait": NEVER}
 
 
-def consumer(server, *sequences, name="w", channel="d", credit=32, start=ALL, again=None,
-             version="1.0"):
+def consumer(server, *sequences, name="w", channel="d", credit=32, start=ALL, value=0,
+             again=None, version="1.0"):
     """A client with that consumer's subscription on stream 1, which has got these deliveries."""
     client = server.client(version)
-    client.subscribe(1, channel, max_in_flight=credit, **named(name, start))
+    client.subscribe(1, channel, max_in_flight=credit, **named(name, start, value))
     delivered(client, *sequences, again=again)
     return client
 
@@ -613,6 +613,22 @@ def dead_letter_too_large():
         server.log("level=(warning|error|notice).*channel=d")
         assert server.consumers("d")["w"]["lag"] == 0
         assert server.kept("dead", 1) == [(1, b"2")]
+
+
+@scenario(DEAD, "plain subscriptions see dead letters and what is published among them in the order "
+          "of the channel")
+def order():
+    rounds = 50
+    with Durable(LETTERS) as server:
+        plain, publisher = server.client("1.2"), server.client()
+        plain.subscribe(1, "dead")
+        server.filled("d", [b"d"] * rounds)
+        client = consumer(server, *range(1, rounds + 1), credit=rounds)
+        for n in range(1, rounds + 1):
+            client.send(reject(1, "%d" % n))
+            publisher.send(publish(1, "dead", b"p"))
+        got = [payload_of(plain.receive()) for _ in range(2 * rounds)]
+        assert got == [payload for _, payload in server.kept("dead", 2 * rounds)]
 
 
 @scenario(DEAD, "dead letters may go on to a further dead-letter channel")

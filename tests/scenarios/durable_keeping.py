@@ -77,6 +77,49 @@ def behind():
         consumer(server, 5, name="v")
 
 
+@scenario(SECTION, "a consumer that waits for a sequence or a time to come holds nothing back until "
+          "then")
+def waiting():
+    with Durable({"d": {"max_messages": 2}, "e": {"max_messages": 2},
+                  "f": {"max_messages": 2}}) as server:
+        consumer(server, channel="d", start=SEQUENCE, value=2 ** 64 - 1)
+        consumer(server, channel="e", start=TIME, value=2 ** 64 - 1)
+        late = consumer(server, channel="f", start=SEQUENCE, value=5)
+        for channel in ("d", "e"):
+            server.filled(channel, [b"x"] * 10)
+            server.filled(channel, [b"y"])
+        publisher = server.filled("f", [b"x"] * 6)
+        delivered(late, 5, 6)
+        publisher.send(publish(1, "f", b"7"))
+        publisher.expect(publish_error(1, SERVER_ERROR, OVER))
+        server.restart()
+        for channel in ("d", "e"):
+            server.filled(channel, [b"z"] * 10)
+
+
+@scenario(SECTION, "however many messages are held in between, those that nobody holds are removed")
+def scattered():
+    rows, bound = 50, 100
+    with Durable({"d": {"max_messages": bound, **LATE}}) as server:
+        client, publisher = consumer(server, credit=1000), server.client()
+        for n in range(1, 2 * rows, 2):
+            # The committer makes a row of each pair.
+            publisher.send(publish(1, "d", b"x"), publish(1, "d", b"x"))
+            publisher.expect(*[publish_ack(1, i, DELIVERED) for i in (n, n + 1)])
+            delivered(client, n, n + 1)
+            confirmed(client, accept(1, "%d" % n, CONFIRM))
+        last = 2 * rows
+        for _ in range(5):
+            last += rows
+            server.filled("d", [b"y"] * rows)
+            delivered(client, *range(last - rows + 1, last + 1))
+            confirmed(client, *[accept(1, "%d" % n, CONFIRM)
+                                for n in range(last - rows + 1, last + 1)])
+        eventually("no more is kept than the bound",
+                   lambda: len(server.kept("d", last)) <= bound)
+        assert sequences(server, "d", last)[:rows] == list(range(2, 2 * rows + 1, 2))
+
+
 @scenario(SECTION, "every named consumer must have acknowledged: the slowest holds messages back")
 def slowest():
     with Durable({"d": {"max_messages": 1, **LATE}}) as server:
