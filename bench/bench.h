@@ -22,6 +22,7 @@
 
 /* A payload starts with the number of the message and the index of its sender. */
 #define PAYLOAD_DEFAULT 128
+#define DURABLE_PAYLOAD 256
 
 /* Whoever waits longer than this for anything has failed. */
 #define PATIENCE_S 10
@@ -32,18 +33,31 @@ int64_t bench_now_ns(void);
 
 struct peer;
 
+#define DIRECTORY_SIZE 512
+
 /* What the server must be configured for. */
 struct demand {
 	unsigned connections, channels, pending;
+	uint64_t kept;	       /* durable messages that it finds when it starts */
+	uint64_t max_messages; /* that a durable channel keeps; 0: all */
 };
 
 struct server {
 	const struct peer *peer;
-	char directory[64]; /* its own, removed at the end */
+	char directory[DIRECTORY_SIZE]; /* its own, removed at the end */
 	uint16_t port;
 	pid_t pid;
 	clockid_t cpu;
+	double start_s; /* until it accepted a connection */
 };
+
+/* A new folder in $TMPDIR, or /tmp; false with a line on standard error, and an empty name. The
+ * removal takes all that is in it. */
+bool bench_make_directory(char directory[DIRECTORY_SIZE]);
+void bench_remove_directory(const char *directory);
+
+/* Files in those folders are in memory: what is synced there costs nothing. */
+bool bench_is_memory(void);
 
 /* False with a line on standard error; server_stop is to be called all the same. */
 bool server_start(struct server *server, const struct peer *peer, const struct demand *demand);
@@ -71,9 +85,17 @@ struct unit {
 	size_t id_at;	   /* of a u16 packet id, from 1; 0: there is none */
 };
 
+/* A durable subscription, or work for a consumer that has a name. */
+struct position {
+	const char *consumer; /* NULL: a reader */
+	uint64_t from;	      /* 0: what is new; 1: all; otherwise this sequence */
+	uint32_t credit;
+};
+
 struct client {
 	const struct peer *peer;
 	enum role role;
+	struct position position;
 	uint32_t index;	   /* among those of its role */
 	uint32_t channel;  /* the first, or only, one that it uses */
 	uint32_t channels; /* that it sends to in turn */
@@ -95,14 +117,31 @@ struct client {
 	size_t rest_size, rest_capacity;
 
 	uint64_t sent, acknowledged, received;
+	uint64_t last;	     /* of the numbers that the server gave: acknowledged, or delivered */
+	uint64_t confirmed;  /* the last answer that was */
+	bool *taken;	     /* by any consumer, by sequence; or NULL */
 	const char *failure; /* NULL: none */
 
-	/* When message N % LATENCY_SLOTS was sent, where that is asked for. */
+	/* When message N % LATENCY_SLOTS was sent, and how long the acknowledged ones took, where
+	 * that is asked for. */
 	int64_t *sent_ns;
+	struct latencies *latencies;
 	int64_t slowest_ns; /* of a subscriber */
 };
 
 #define LATENCY_SLOTS 1024
+
+/* In classes that are a sixteenth of their time wide. */
+#define LATENCY_CLASSES 640
+struct latencies {
+	uint64_t counts[LATENCY_CLASSES];
+};
+
+void latencies_add(struct latencies *latencies, int64_t ns);
+void latencies_merge(struct latencies *into, const struct latencies *from);
+
+/* What SHARE of them did not exceed; 0 when there are none. */
+double latencies_ms(const struct latencies *latencies, double share);
 
 /* Connects, and has the peer say hello. The client is closed by client_close in any case. */
 bool client_open(struct client *client, uint16_t port);
@@ -113,6 +152,8 @@ void client_send(struct client *client, uint64_t count);
 
 /* Goes on sending what has not left; true when all has. */
 bool client_flush(struct client *client);
+
+#define INPUT_SIZE (256 * 1024)
 
 /* Where input arrives; clients of one thread share it, so that it stays in the cache. */
 struct input {
@@ -135,6 +176,15 @@ bool client_read_until_line(struct client *client, const char *line);
 static inline void client_acknowledged(struct client *client, uint64_t count)
 {
 	client->acknowledged += count;
+}
+
+/* One more, to which the server gave this number: they rise on a connection. */
+static inline void client_acknowledged_as(struct client *client, uint64_t number)
+{
+	if (number <= client->last)
+		client_fail(client, "a publish was acknowledged out of order");
+	client->last = number;
+	client->acknowledged++;
 }
 
 static inline uint64_t payload_number(const uint8_t *payload)
@@ -168,6 +218,9 @@ uint8_t *client_add(struct client *client, size_t size);
 #define CHANNEL_NAME "c%05u"
 #define CHANNEL_NAME_SIZE 6
 
+struct load;
+struct pace;
+
 /* --- peers/: a file each ------------------------------------------------------------------- */
 
 #define CONFIGURATION_FILE "configuration"
@@ -196,9 +249,17 @@ struct peer {
 	bool cannot_request; /* it has no request and reply */
 	bool cannot_park;    /* it does not know requests from other messages */
 	bool cannot_stall;   /* one subscriber that does not read stops it */
+	bool has_retention;  /* and removes what is too much, and has durable subscriptions */
+
+	/* No server: the library by itself, in this process. */
+	struct numbers (*alone)(const struct load *load, const struct pace *pace);
 };
 
 extern const struct peer peer_floor, peer_liminald, peer_redis, peer_nats, peer_mosquitto;
+
+/* Those that store what they acknowledge. */
+extern const struct peer peer_store_floor, peer_durable, peer_stream, peer_jetstream,
+	peer_sqlite_rows, peer_sqlite_batch;
 
 /* --- run.c --------------------------------------------------------------------------------- */
 
@@ -213,6 +274,10 @@ struct load {
 	bool one_core;
 	bool idle;	/* there is no traffic: CPU and memory are asked for */
 	size_t payload; /* 0: PAYLOAD_DEFAULT */
+
+	/* Publishers wait for their acknowledgements only, and these are timed. */
+	bool durable;
+	uint64_t max_messages; /* that the channel keeps; 0: all */
 };
 
 struct pace {
@@ -226,10 +291,58 @@ struct numbers {
 	double cpu_share;  /* of the server, of one core */
 	double slowest_ms; /* message, where a subscriber stalls */
 	double connection_bytes;
-	double open_s; /* until every client had been accepted and was ready */
+	double open_s;	       /* until every client had been accepted and was ready */
+	double delivered;      /* messages per second, to the slowest subscriber */
+	double p50_ms, p99_ms; /* until the acknowledgement */
 };
 
 struct numbers run(const struct load *load, const struct peer *peer, const struct pace *pace);
+
+/* --- crew.c: clients on a thread of their own ---------------------------------------------- */
+
+struct pollfd;
+
+struct crew {
+	struct client **clients;
+	size_t count;
+	struct pollfd *polls;
+	struct input input;
+	pthread_t thread;
+	bool started;
+
+	/* A fan: its publisher waits for the slowest of its subscribers. */
+	bool fan;
+	const struct client *timed; /* the publisher, where latency is asked for; or NULL */
+
+	bool failed; /* a client of it has */
+
+	/* Messages done, and delivered to the slowest subscriber, for the main thread. */
+	atomic_uint_fast64_t progress, delivered;
+	atomic_bool *stop; /* send no more, and end when everything has come back */
+};
+
+/* Room for COUNT clients. CREW must be zero, and crew_end must follow in any case. */
+bool crew_prepare(struct crew *crew, size_t count, atomic_bool *stop);
+void crew_start(struct crew *crew);
+
+/* Waits for it; *STOP must be set. */
+void crew_end(struct crew *crew);
+
+/* --- fill.c -------------------------------------------------------------------------------- */
+
+/* Makes a store in the folder, with so many messages in the first channel. */
+bool fill_store(const char *folder, uint64_t count, size_t payload);
+
+/* --- durable.c: what only liminald is measured for ----------------------------------------- */
+
+#define DURABLE_CASES 3
+
+const char *durable_name(size_t number);
+void durable_run(size_t number);
+
+/* Medians of the runs that counted: for people, and a line for each value. */
+void durable_print(FILE *file);
+void durable_print_values(FILE *file);
 
 /* --- scale.c ------------------------------------------------------------------------------- */
 

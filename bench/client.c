@@ -32,6 +32,54 @@ void client_fail(struct client *client, const char *why)
 		client->failure = why;
 }
 
+/* --- latencies ----------------------------------------------------------------------------- */
+
+/* Sixteen classes for each power of two: the position of the highest bit, and the four behind it.
+ */
+static size_t latency_class(uint64_t ns)
+{
+	size_t shift = 0;
+
+	while (ns >> shift >= 32)
+		shift++;
+	return shift * 16 + (size_t)(ns >> shift);
+}
+
+/* The end of a class. */
+static uint64_t latency_of(size_t number)
+{
+	size_t shift = number < 32 ? 0 : number / 16 - 1;
+
+	return ((uint64_t)(number - shift * 16) + 1) << shift;
+}
+
+void latencies_add(struct latencies *latencies, int64_t ns)
+{
+	size_t number = latency_class(ns > 0 ? (uint64_t)ns : 0);
+
+	latencies->counts[number < LATENCY_CLASSES ? number : LATENCY_CLASSES - 1]++;
+}
+
+void latencies_merge(struct latencies *into, const struct latencies *from)
+{
+	for (size_t i = 0; i < LATENCY_CLASSES; i++)
+		into->counts[i] += from->counts[i];
+}
+
+double latencies_ms(const struct latencies *latencies, double share)
+{
+	uint64_t all = 0, below = 0;
+
+	for (size_t i = 0; i < LATENCY_CLASSES; i++)
+		all += latencies->counts[i];
+	for (size_t i = 0; i < LATENCY_CLASSES && all > 0; i++) {
+		below += latencies->counts[i];
+		if ((double)below >= share * (double)all)
+			return (double)latency_of(i) / 1e6;
+	}
+	return 0;
+}
+
 /* --- opening ------------------------------------------------------------------------------- */
 
 static int connect_to(uint16_t port)
@@ -102,6 +150,7 @@ void client_close(struct client *client)
 	free(client->added);
 	free(client->rest);
 	free(client->sent_ns);
+	free(client->latencies);
 }
 
 bool client_write(struct client *client, const void *bytes, size_t size)

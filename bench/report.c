@@ -43,6 +43,22 @@ static double value_slowest(const struct report *report, size_t load, size_t pee
 	return report_at(report, load, peer, repetition)->slowest_ms;
 }
 
+static double value_delivered(const struct report *report, size_t load, size_t peer,
+			      size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->delivered;
+}
+
+static double value_p50(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->p50_ms;
+}
+
+static double value_p99(const struct report *report, size_t load, size_t peer, size_t repetition)
+{
+	return report_at(report, load, peer, repetition)->p99_ms;
+}
+
 /* Compared with the first peer in the same round; NAN when that run does not count. */
 static double value_rate_ratio(const struct report *report, size_t load, size_t peer,
 			       size_t repetition)
@@ -58,6 +74,19 @@ static double value_cpu_ratio(const struct report *report, size_t load, size_t p
 	const struct numbers *first = report_at(report, load, 0, repetition);
 
 	return first->valid ? value_cpu(report, load, peer, repetition) / first->cpu_us : NAN;
+}
+
+/* The rate of the durable liminald as a multiple of this peer's, in the same round. */
+static double value_liminald_is(const struct report *report, size_t load, size_t peer,
+				size_t repetition)
+{
+	for (size_t i = 0; i < report->peer_count; i++) {
+		const struct numbers *numbers = report_at(report, load, i, repetition);
+
+		if (report->peers[i] == &peer_durable && numbers->valid)
+			return numbers->rate / value_rate(report, load, peer, repetition);
+	}
+	return NAN;
 }
 
 /* --- medians ------------------------------------------------------------------------------- */
@@ -241,28 +270,77 @@ void report_print_growth(const struct report *report, FILE *file)
 	}
 }
 
+static void print_fraction(FILE *file, double fraction)
+{
+	if (isnan(fraction))
+		(void)fprintf(file, " %11s |", "-");
+	else
+		(void)fprintf(file, " %11.2f |", fraction);
+}
+
+static void print_durable_row(const struct report *report, size_t load, size_t peer, FILE *file)
+{
+	double delivered = report_median(report, load, peer, value_delivered);
+
+	(void)fprintf(file, "| %-17s | %-15s | %10.0f |", report->loads[load].name,
+		      peer_label(report, peer), report_median(report, load, peer, value_rate));
+	print_fraction(file, report_median(report, load, peer, value_rate_ratio));
+	print_fraction(file, report_median(report, load, peer, value_liminald_is));
+	(void)fprintf(file, " %7.2f | %7.2f | %7.2f |",
+		      report_median(report, load, peer, value_cpu),
+		      report_median(report, load, peer, value_p50),
+		      report_median(report, load, peer, value_p99));
+	if (report->loads[load].subscribers > 0)
+		(void)fprintf(file, " %11.0f |\n", delivered);
+	else
+		(void)fprintf(file, " %11s |\n", "");
+}
+
+void report_print_durable(const struct report *report, FILE *file)
+{
+	static const int widths[] = {18, 16, 11, 12, 12, 8, 8, 8, 12};
+
+	(void)fprintf(file, "| %-17s | %-15s | %10s | %11s | %11s | %7s | %7s | %7s | %11s |\n|",
+		      "case", "", "messages/s", "of floor", "liminald is", "CPU us", "p50 ms",
+		      "p99 ms", "delivered/s");
+	for (size_t i = 0; i < ARRAY_LENGTH(widths); i++)
+		print_rule(file, widths[i] + 1);
+	(void)fprintf(file, "\n");
+	for (size_t load = 0; load < report->load_count; load++) {
+		for (size_t peer = 0; peer < report->peer_count; peer++)
+			if (!isnan(report_median(report, load, peer, value_rate)))
+				print_durable_row(report, load, peer, file);
+	}
+	(void)fprintf(file, "* acknowledges before it syncs\n");
+}
+
 void report_print_values(const struct report *report, FILE *file)
 {
 	(void)fprintf(file, "case\tpeer\trate\trate_of_floor\tcpu_us\tcpu_of_floor\tcpu_share\t"
-			    "slowest_ms\tconnection_bytes\topen_s\truns\n");
+			    "slowest_ms\tconnection_bytes\topen_s\tdelivered\tp50_ms\tp99_ms\t"
+			    "runs\n");
 	for (size_t load = 0; load < report->load_count; load++) {
 		for (size_t peer = 0; peer < report->peer_count; peer++) {
 			size_t valid = 0;
 
 			for (size_t i = 0; i < report->repetitions; i++)
 				valid += report_at(report, load, peer, i)->valid;
-			(void)fprintf(
-				file,
-				"%s\t%s\t%.0f\t%.3f\t%.4f\t%.3f\t%.5f\t%.2f\t%.0f\t%.2f\t%zu\n",
-				report->loads[load].name, peer_label(report, peer),
-				report_median(report, load, peer, value_rate),
-				report_median(report, load, peer, value_rate_ratio),
-				report_median(report, load, peer, value_cpu),
-				report_median(report, load, peer, value_cpu_ratio),
-				report_median(report, load, peer, value_share),
-				report_median(report, load, peer, value_slowest),
-				report_median(report, load, peer, value_memory),
-				report_median(report, load, peer, value_open), valid);
+			(void)fprintf(file,
+				      "%s\t%s\t%.0f\t%.3f\t%.4f\t%.3f\t%.5f\t%.2f\t%.0f\t%.2f\t%."
+				      "0f\t%.3f\t"
+				      "%.3f\t%zu\n",
+				      report->loads[load].name, peer_label(report, peer),
+				      report_median(report, load, peer, value_rate),
+				      report_median(report, load, peer, value_rate_ratio),
+				      report_median(report, load, peer, value_cpu),
+				      report_median(report, load, peer, value_cpu_ratio),
+				      report_median(report, load, peer, value_share),
+				      report_median(report, load, peer, value_slowest),
+				      report_median(report, load, peer, value_memory),
+				      report_median(report, load, peer, value_open),
+				      report_median(report, load, peer, value_delivered),
+				      report_median(report, load, peer, value_p50),
+				      report_median(report, load, peer, value_p99), valid);
 		}
 	}
 }

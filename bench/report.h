@@ -28,6 +28,9 @@ void report_print(const struct report *report, FILE *file);
 /* The same, with every peer's own numbers instead of comparisons. */
 void report_print_growth(const struct report *report, FILE *file);
 
+/* A line for each case and peer, with its own numbers and what they are of others'. */
+void report_print_durable(const struct report *report, FILE *file);
+
 /* A line for each case and peer, its columns parted by tabs. */
 void report_print_values(const struct report *report, FILE *file);
 

@@ -1,166 +1,13 @@
 /*
  * One run: a server, the clients of a load on their threads, an interval that is measured, and
  * the proof that nothing was lost.
- *
- * A client thread owns its clients; the main thread looks at one counter of each, at the start
- * and at the end of the interval, while traffic goes on.
  */
 #include "bench/bench.h"
 
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define THREADS_MAX 2
-#define INPUT_SIZE (256 * 1024)
-
-/* A run ends by the clock; this ends it should the clock fail. */
-#define MESSAGES_MAX UINT64_C(1000000000)
-
-struct crew {
-	struct client **clients;
-	size_t count;
-	struct pollfd *polls;
-	struct input input;
-	pthread_t thread;
-	bool started;
-
-	/* A fan: its publisher waits for the slowest of its subscribers. */
-	bool fan;
-	const struct client *timed; /* the publisher, where latency is asked for; or NULL */
-
-	bool failed; /* a client of it has */
-
-	atomic_uint_fast64_t progress; /* messages done, for the main thread */
-	atomic_bool *stop;
-};
-
-/* --- one thread's work --------------------------------------------------------------------- */
-
-/* How far the slowest subscriber of the crew is. */
-static uint64_t crew_slowest(const struct crew *crew)
-{
-	uint64_t slowest = UINT64_MAX;
-
-	for (size_t i = 0; i < crew->count; i++)
-		if (crew->clients[i]->role == ROLE_SUBSCRIBER &&
-		    crew->clients[i]->received < slowest)
-			slowest = crew->clients[i]->received;
-	return slowest;
-}
-
-/* What a sender has sent and is done with. */
-static uint64_t crew_done(const struct crew *crew, const struct client *client)
-{
-	if (client->role == ROLE_REQUESTER)
-		return client->received;
-	return crew->fan ? crew_slowest(crew) : client->acknowledged;
-}
-
-/* Fills each sender's window again, once half of it is done. */
-static uint64_t crew_send(struct crew *crew, bool stop)
-{
-	uint64_t progress = 0;
-
-	for (size_t i = 0; i < crew->count; i++) {
-		struct client *client = crew->clients[i];
-		uint64_t done, ahead;
-
-		if (client->window == 0)
-			continue;
-		done = crew_done(crew, client);
-		progress += done;
-		ahead = client->sent - done;
-		if (stop || client->out_left > 0 || ahead > client->window / 2 ||
-		    client->sent >= MESSAGES_MAX)
-			continue;
-		client_send(client,
-			    (client->window - ahead) / client->unit.count * client->unit.count);
-	}
-	return progress;
-}
-
-/* Everything that was sent has come back, in every form that was due. */
-static bool crew_is_done(const struct crew *crew)
-{
-	for (size_t i = 0; i < crew->count; i++) {
-		const struct client *client = crew->clients[i];
-		bool silent = crew->fan && client->peer->fan_is_silent;
-
-		if (client->window == 0)
-			continue;
-		if (client->sent > crew_done(crew, client))
-			return false;
-		if (client->role == ROLE_PUBLISHER && !silent &&
-		    client->acknowledged < client->sent)
-			return false;
-	}
-	return true;
-}
-
-/* Reads; the oldest message of what came is the one that took longest. */
-static void crew_receive(struct crew *crew, struct client *client, bool wait)
-{
-	uint64_t first = client->received;
-	int64_t took_ns;
-
-	client_receive(client, &crew->input, wait);
-	crew->failed |= client->failure != NULL;
-	if (crew->timed == NULL || client->received == first)
-		return;
-	took_ns = bench_now_ns() - crew->timed->sent_ns[first % LATENCY_SLOTS];
-	if (took_ns > client->slowest_ns)
-		client->slowest_ns = took_ns;
-}
-
-static void crew_handle(struct crew *crew, struct client *client, short events)
-{
-	if (events & POLLOUT)
-		(void)client_flush(client);
-	/* A worker's replies must have left before there are more of them. */
-	if ((events & (POLLIN | POLLERR | POLLHUP)) &&
-	    (client->role != ROLE_WORKER || client->out_left == 0))
-		crew_receive(crew, client, false);
-}
-
-/* One connection with nothing to send needs no poll: the client costs less. */
-static void crew_wait(struct crew *crew)
-{
-	int ready;
-
-	if (crew->count == 1 && crew->clients[0]->out_left == 0) {
-		crew_receive(crew, crew->clients[0], true);
-		return;
-	}
-	for (size_t i = 0; i < crew->count; i++)
-		crew->polls[i] = (struct pollfd){
-			.fd = crew->clients[i]->fd,
-			.events = (short)(POLLIN | (crew->clients[i]->out_left > 0 ? POLLOUT : 0))};
-	ready = poll(crew->polls, (nfds_t)crew->count, PATIENCE_S * 1000);
-	if (ready == 0) {
-		client_fail(crew->clients[0], "nothing moved for too long");
-		crew->failed = true;
-	}
-	for (size_t i = 0; i < crew->count && ready > 0; i++) {
-		if (crew->polls[i].revents != 0)
-			crew_handle(crew, crew->clients[i], crew->polls[i].revents);
-	}
-}
-
-static void *crew_run(void *argument)
-{
-	struct crew *crew = argument;
-	bool stop;
-
-	do {
-		stop = atomic_load_explicit(crew->stop, memory_order_relaxed);
-		atomic_store_explicit(&crew->progress, crew_send(crew, stop), memory_order_relaxed);
-		if (stop && crew_is_done(crew))
-			break;
-		crew_wait(crew);
-	} while (!crew->failed);
-	return NULL;
-}
 
 /* --- the scene ----------------------------------------------------------------------------- */
 
@@ -198,14 +45,20 @@ static bool scene_add(struct scene *scene, enum role role, uint32_t index, uint3
 	*client = (struct client){.peer = scene->server.peer,
 				  .role = role,
 				  .index = index,
+				  .position = {.credit = 1024},
 				  .channel = channel,
 				  .channels = load_channels(load),
 				  .payload = load->payload > 0 ? load->payload : PAYLOAD_DEFAULT,
 				  .window = window,
 				  .fd = -1};
-	if (load->stalled > 0 && role == ROLE_PUBLISHER) {
+	if ((load->stalled > 0 || load->durable) && role == ROLE_PUBLISHER) {
 		client->sent_ns = calloc(LATENCY_SLOTS, sizeof(*client->sent_ns));
 		if (client->sent_ns == NULL)
+			return false;
+	}
+	if (load->durable && role == ROLE_PUBLISHER) {
+		client->latencies = calloc(1, sizeof(*client->latencies));
+		if (client->latencies == NULL)
 			return false;
 	}
 	return client_open(client, scene->server.port);
@@ -267,58 +120,70 @@ static bool scene_hire(struct scene *scene)
 	size_t active = load_active(load);
 
 	for (size_t i = 0; i < load->threads; i++) {
-		struct crew *crew = &scene->crews[i];
-
-		crew->clients = calloc(active, sizeof(*crew->clients));
-		crew->polls = calloc(active, sizeof(*crew->polls));
-		crew->input.bytes = malloc(INPUT_SIZE);
-		crew->input.capacity = INPUT_SIZE;
-		crew->fan = load->subscribers > 0;
-		crew->stop = &scene->stop;
-		if (crew->clients == NULL || crew->polls == NULL || crew->input.bytes == NULL)
+		if (!crew_prepare(&scene->crews[i], active, &scene->stop))
 			return false;
+		scene->crews[i].fan = load->subscribers > 0 && !load->durable;
 	}
 	for (size_t i = 0; i < active; i++) {
 		struct crew *crew = &scene->crews[i % load->threads];
 
 		crew->clients[crew->count++] = &scene->clients[i];
-		if (scene->clients[i].sent_ns != NULL)
+		if (scene->clients[i].sent_ns != NULL && crew->fan)
 			crew->timed = &scene->clients[i];
 	}
 	for (size_t i = 0; i < load->threads; i++)
-		scene->crews[i].started = pthread_create(&scene->crews[i].thread, NULL, crew_run,
-							 &scene->crews[i]) == 0;
+		crew_start(&scene->crews[i]);
 	return true;
+}
+
+static uint64_t scene_sent(const struct scene *scene)
+{
+	uint64_t sent = 0;
+
+	for (size_t i = 0; i < load_active(scene->load); i++)
+		if (scene->clients[i].window > 0)
+			sent += scene->clients[i].sent;
+	return sent;
+}
+
+/* Where publishers did not wait for them, subscribers may be behind. */
+static void scene_catch_up(struct scene *scene)
+{
+	struct input input = {.bytes = malloc(INPUT_SIZE), .capacity = INPUT_SIZE};
+	uint64_t sent = scene_sent(scene);
+
+	for (size_t i = 0; i < scene->load->subscribers && input.bytes != NULL; i++)
+		while (scene->clients[i].received < sent && scene->clients[i].failure == NULL)
+			client_receive(&scene->clients[i], &input, true);
+	free(input.bytes);
 }
 
 static void scene_dismiss(struct scene *scene)
 {
 	atomic_store(&scene->stop, true);
-	for (size_t i = 0; i < scene->load->threads; i++) {
-		struct crew *crew = &scene->crews[i];
-
-		if (crew->started)
-			(void)pthread_join(crew->thread, NULL);
-		free(crew->clients);
-		free(crew->polls);
-		free(crew->input.bytes);
-	}
+	for (size_t i = 0; i < scene->load->threads; i++)
+		crew_end(&scene->crews[i]);
+	if (scene->load->durable)
+		scene_catch_up(scene);
 }
 
 /* --- measuring ----------------------------------------------------------------------------- */
 
 struct sample {
 	int64_t now_ns, cpu_ns;
-	uint64_t progress;
+	uint64_t progress, delivered;
 };
 
 static struct sample scene_sample(const struct scene *scene)
 {
 	struct sample sample = {.progress = 0};
 
-	for (size_t i = 0; i < scene->load->threads; i++)
+	for (size_t i = 0; i < scene->load->threads; i++) {
 		sample.progress +=
 			atomic_load_explicit(&scene->crews[i].progress, memory_order_relaxed);
+		sample.delivered +=
+			atomic_load_explicit(&scene->crews[i].delivered, memory_order_relaxed);
+	}
 	sample.cpu_ns = server_cpu_ns(&scene->server);
 	sample.now_ns = bench_now_ns();
 	return sample;
@@ -345,6 +210,7 @@ static void scene_measure(struct scene *scene, const struct pace *pace, struct n
 	cpu_s = (double)(last.cpu_ns - first.cpu_ns) / 1e9;
 	messages = (double)(last.progress - first.progress);
 	numbers->rate = messages / seconds;
+	numbers->delivered = (double)(last.delivered - first.delivered) / seconds;
 	numbers->cpu_us = messages > 0 ? cpu_s * 1e6 / messages : 0;
 	numbers->cpu_share = cpu_s / seconds;
 }
@@ -354,7 +220,7 @@ static const char *scene_verify(const struct scene *scene)
 {
 	const struct load *load = scene->load;
 	bool silent = load->subscribers > 0 && scene->server.peer->fan_is_silent;
-	uint64_t sent = 0;
+	uint64_t sent = scene_sent(scene);
 
 	for (size_t i = 0; i < scene->count; i++)
 		if (scene->clients[i].failure != NULL)
@@ -364,7 +230,6 @@ static const char *scene_verify(const struct scene *scene)
 
 		if (client->window == 0)
 			continue;
-		sent += client->sent;
 		if (client->role == ROLE_REQUESTER && client->received != client->sent)
 			return "a request was not answered once";
 		if (client->role == ROLE_PUBLISHER && !silent &&
@@ -375,6 +240,17 @@ static const char *scene_verify(const struct scene *scene)
 		if (scene->clients[i].received != sent)
 			return "a subscriber did not get each message once";
 	return load->idle || sent > 0 ? NULL : "nothing was sent";
+}
+
+static void scene_latencies(const struct scene *scene, struct numbers *numbers)
+{
+	struct latencies all = {.counts = {0}};
+
+	for (size_t i = 0; i < scene->count; i++)
+		if (scene->clients[i].latencies != NULL)
+			latencies_merge(&all, scene->clients[i].latencies);
+	numbers->p50_ms = latencies_ms(&all, .5);
+	numbers->p99_ms = latencies_ms(&all, .99);
 }
 
 static double scene_slowest_ms(const struct scene *scene)
@@ -399,11 +275,14 @@ struct numbers run(const struct load *load, const struct peer *peer, const struc
 {
 	struct demand demand = {.connections = (unsigned)load_clients(load) + 16,
 				.channels = load_channels(load) + 1,
-				.pending = load->parked};
+				.pending = load->parked,
+				.max_messages = load->max_messages};
 	struct scene scene = {.load = load};
 	struct numbers numbers = {.valid = false};
 	const char *why = "its clients cannot be set up";
 
+	if (peer->alone != NULL)
+		return peer->alone(load, pace);
 	bench_pin(load->one_core);
 	scene.clients = calloc(load_clients(load), sizeof(*scene.clients));
 	if (scene.clients != NULL && server_start(&scene.server, peer, &demand)) {
@@ -417,6 +296,7 @@ struct numbers run(const struct load *load, const struct peer *peer, const struc
 			why = "nothing arrived in the measured interval";
 	}
 	numbers.valid = why == NULL;
+	scene_latencies(&scene, &numbers);
 	numbers.slowest_ms = scene_slowest_ms(&scene);
 	numbers.connection_bytes = scene.connection_bytes;
 	numbers.open_s = scene.open_s;

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -17,6 +18,11 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <linux/magic.h>
+#include <sys/vfs.h>
+#endif
 
 #define OUTPUT_FILE "output"
 #define WORDS_MAX 32
@@ -50,6 +56,50 @@ bool server_installed(const struct peer *peer)
 	return false;
 }
 
+/* --- folders ------------------------------------------------------------------------------- */
+
+static const char *bench_folder(void)
+{
+	const char *folder = getenv("TMPDIR");
+
+	return folder != NULL && strlen(folder) < DIRECTORY_SIZE - 32 ? folder : "/tmp";
+}
+
+bool bench_make_directory(char directory[DIRECTORY_SIZE])
+{
+	(void)snprintf(directory, DIRECTORY_SIZE, "%s/liminal-bench.XXXXXX", bench_folder());
+	if (mkdtemp(directory) != NULL)
+		return true;
+	(void)fprintf(stderr, "bench: cannot make %s: %s\n", directory, strerror(errno));
+	directory[0] = '\0';
+	return false;
+}
+
+static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *place)
+{
+	(void)status;
+	(void)type;
+	(void)place;
+	return remove(path);
+}
+
+void bench_remove_directory(const char *directory)
+{
+	if (directory[0] != '\0')
+		(void)nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+bool bench_is_memory(void)
+{
+#ifdef __linux__
+	struct statfs system;
+
+	return statfs(bench_folder(), &system) == 0 && system.f_type == TMPFS_MAGIC;
+#else
+	return false;
+#endif
+}
+
 /* --- starting ------------------------------------------------------------------------------ */
 
 static struct sockaddr_in loopback(uint16_t port)
@@ -78,7 +128,7 @@ static uint16_t free_port(void)
 
 static bool server_configure(const struct server *server, const struct demand *demand)
 {
-	char path[128];
+	char path[DIRECTORY_SIZE + 32];
 	FILE *file;
 
 	(void)snprintf(path, sizeof(path), "%s/%s", server->directory, CONFIGURATION_FILE);
@@ -123,7 +173,7 @@ static bool server_accepts(const struct server *server)
 
 static void server_show_output(const struct server *server)
 {
-	char path[128], line[256];
+	char path[DIRECTORY_SIZE + 32], line[256];
 	FILE *file;
 
 	(void)snprintf(path, sizeof(path), "%s/%s", server->directory, OUTPUT_FILE);
@@ -152,20 +202,17 @@ static bool server_wait_ready(struct server *server)
 
 bool server_start(struct server *server, const struct peer *peer, const struct demand *demand)
 {
-	const char *folder = getenv("TMPDIR");
 	char command[512];
+	int64_t began_ns;
 
 	*server = (struct server){.peer = peer, .pid = -1};
-	(void)snprintf(server->directory, sizeof(server->directory), "%s/liminal-bench.XXXXXX",
-		       folder != NULL && strlen(folder) < 32 ? folder : "/tmp");
-	if (mkdtemp(server->directory) == NULL) {
-		server->directory[0] = '\0';
-		return server_complain(server, "cannot make a directory");
-	}
+	if (!bench_make_directory(server->directory))
+		return false;
 	server->port = free_port();
 	if (server->port == 0 || !server_configure(server, demand))
 		return server_complain(server, "cannot prepare");
 	peer->command(server, demand, command, sizeof(command));
+	began_ns = bench_now_ns();
 	server->pid = fork();
 	if (server->pid < 0)
 		return server_complain(server, "cannot fork");
@@ -175,6 +222,7 @@ bool server_start(struct server *server, const struct peer *peer, const struct d
 		server->pid = -1;
 		return false;
 	}
+	server->start_s = (double)(bench_now_ns() - began_ns) / 1e9;
 	errno = clock_getcpuclockid(server->pid, &server->cpu);
 	return errno == 0 || server_complain(server, "has no CPU clock");
 }
@@ -198,19 +246,12 @@ static void server_end(const struct server *server)
 
 void server_stop(struct server *server)
 {
-	static const char *const files[] = {CONFIGURATION_FILE, OUTPUT_FILE};
-	char path[128];
-
 	if (server->pid > 0)
 		server_end(server);
 	server->pid = -1;
 	if (server->directory[0] == '\0')
 		return;
-	for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
-		(void)snprintf(path, sizeof(path), "%s/%s", server->directory, files[i]);
-		(void)unlink(path);
-	}
-	(void)rmdir(server->directory);
+	bench_remove_directory(server->directory);
 }
 
 /* --- what it uses -------------------------------------------------------------------------- */

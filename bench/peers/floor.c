@@ -79,6 +79,41 @@ static size_t floor_parse(struct client *client, const uint8_t *bytes, size_t si
 	return offset;
 }
 
+/* --- store_floor.c: it stores what it answers ---------------------------------------------- */
+
+static void store_floor_command(const struct server *server, const struct demand *demand,
+				char *command, size_t size)
+{
+	(void)demand;
+	(void)snprintf(command, size, "store_floor %u state", server->port);
+}
+
+/* There is nothing to say. */
+static bool store_floor_hello(struct client *client)
+{
+	(void)client;
+	return true;
+}
+
+static size_t store_floor_parse(struct client *client, const uint8_t *bytes, size_t size)
+{
+	size_t offset = 0;
+
+	for (; size - offset >= FLOOR_ANSWER_SIZE; offset += FLOOR_ANSWER_SIZE)
+		client_acknowledged_as(client, wire_get_u64(bytes + offset + WIRE_HEADER_SIZE));
+	return offset;
+}
+
+const struct peer peer_store_floor = {
+	.name = "floor",
+	.program = "store_floor",
+	.command = store_floor_command,
+	.hello = store_floor_hello,
+	.describe = floor_describe,
+	.write = floor_write,
+	.parse = store_floor_parse,
+};
+
 const struct peer peer_floor = {
 	.name = "floor",
 	.program = "floor",

@@ -10,6 +10,8 @@
 #define PUBLISH_HEAD (WIRE_HEADER_SIZE + 4 + CHANNEL_NAME_SIZE + 4 + ENVELOPE_HEAD)
 #define MESSAGE_HEAD (WIRE_HEADER_SIZE + 8 + 4 + ENVELOPE_HEAD)
 #define STREAM 1
+#define START_NEW 0
+#define START_SEQUENCE 2
 #define CONVERSATION 1
 
 static void liminal_command(const struct server *server, const struct demand *demand, char *command,
@@ -61,17 +63,26 @@ static bool hear(struct client *client, uint8_t type)
 	return client_read(client, bytes, header.length);
 }
 
-static bool subscribe(struct client *client)
+static bool subscribe(struct client *client, bool durable)
 {
+	const struct position *position = &client->position;
+	const char *consumer = position->consumer != NULL ? position->consumer : "";
+	struct wire_frame frame = {.header = {.type = WIRE_SUBSCRIBE, .stream = STREAM}};
 	char name[16];
 
 	(void)snprintf(name, sizeof(name), CHANNEL_NAME, client->channel);
-	return say(client,
-		   &(struct wire_frame){
-			   .header = {.type = WIRE_SUBSCRIBE, .stream = STREAM},
-			   .u.subscribe = {.channel = {(const uint8_t *)name, CHANNEL_NAME_SIZE},
-					   .max_in_flight = 1024}}) &&
-	       hear(client, WIRE_SUBSCRIBE_ACK);
+	frame.u.subscribe.channel = (struct span){(const uint8_t *)name, CHANNEL_NAME_SIZE};
+	frame.u.subscribe.max_in_flight = 1024;
+	if (durable) {
+		frame.header.flags = WIRE_SUBSCRIBE_DURABLE;
+		frame.u.subscribe.durable = true;
+		frame.u.subscribe.consumer =
+			(struct span){(const uint8_t *)consumer, strlen(consumer)};
+		frame.u.subscribe.max_in_flight = position->credit;
+		frame.u.subscribe.start = position->from == 0 ? START_NEW : START_SEQUENCE;
+		frame.u.subscribe.value = position->from;
+	}
+	return say(client, &frame) && hear(client, WIRE_SUBSCRIBE_ACK);
 }
 
 /* Requests of a load go to one queue; those that are parked to another. */
@@ -91,7 +102,7 @@ static bool liminal_hello(struct client *client)
 	case ROLE_PUBLISHER:
 		return true;
 	case ROLE_SUBSCRIBER:
-		return subscribe(client);
+		return subscribe(client, client->peer == &peer_durable);
 	case ROLE_REQUESTER:
 		return say(client,
 			   &(struct wire_frame){
@@ -188,6 +199,121 @@ static size_t liminal_parse(struct client *client, const uint8_t *bytes, size_t 
 	}
 	return offset;
 }
+
+/* --- durable ------------------------------------------------------------------------------- */
+
+static void durable_configure(const struct server *server, const struct demand *demand, FILE *file)
+{
+	char state[DIRECTORY_SIZE + 16];
+
+	(void)snprintf(state, sizeof(state), "%s/state", server->directory);
+	if (demand->kept > 0 && !fill_store(state, demand->kept, DURABLE_PAYLOAD))
+		(void)fprintf(stderr, "bench: the store is not as it should be\n");
+	(void)fprintf(file,
+		      "[server]\nlisten = 127.0.0.1:%u\nhttp_listen = none\nlog_level = error\n"
+		      "drain_timeout = 0\nstate_dir = %s\n[limits]\nmax_connections = %u\n",
+		      server->port, state, demand->connections);
+	for (unsigned i = 0; i < demand->channels; i++)
+		(void)fprintf(file,
+			      "[channel " CHANNEL_NAME "]\ndurable = yes\nmax_bytes = 0\n"
+			      "when_full = discard\nmax_messages = %llu\n",
+			      i, (unsigned long long)demand->max_messages);
+}
+
+/* Accept of the Deliver at FRAME, to be confirmed. */
+static void accept_delivery(struct client *client, const uint8_t *frame)
+{
+	char id[24];
+	size_t size = (size_t)snprintf(id, sizeof(id), "%llu",
+				       (unsigned long long)wire_get_u64(frame + WIRE_HEADER_SIZE));
+	struct wire_frame answer = {
+		.header = {.type = WIRE_ACCEPT, .flags = WIRE_ANSWER_CONFIRM, .stream = STREAM},
+		.u.answer.message = {(const uint8_t *)id, size}};
+	uint8_t *bytes;
+
+	size = wire_encode(&answer, NULL, 0);
+	bytes = client_add(client, size);
+	(void)wire_encode(&answer, bytes, size);
+	client->sent++;
+}
+
+/* The next sequence; a consumer has it for its own, and gets others' out of its sight. */
+static void take_delivery(struct client *client, const uint8_t *frame)
+{
+	uint64_t sequence = wire_get_u64(frame + WIRE_HEADER_SIZE);
+	bool shares = client->position.consumer != NULL;
+
+	if (shares ? sequence <= client->last || (frame[1] & WIRE_DELIVER_AGAIN) != 0
+		   : client->last != 0 && sequence != client->last + 1)
+		client_fail(client, "a message was lost, came twice or out of order");
+	if (!shares && client->last == 0 && client->position.from > 0 &&
+	    sequence != client->position.from)
+		client_fail(client, "the first message is not the one that was asked for");
+	client->last = sequence;
+	client->received++;
+	if (client->taken != NULL && client->taken[sequence])
+		client_fail(client, "two consumers got one message");
+	if (client->taken != NULL)
+		client->taken[sequence] = true;
+	if (shares)
+		accept_delivery(client, frame);
+}
+
+/* Confirmations come in the order in which they were asked for. */
+static void take_confirmation(struct client *client, const uint8_t *frame)
+{
+	const uint8_t *id = frame + WIRE_HEADER_SIZE + 4;
+	size_t size = wire_get_u32(frame + WIRE_HEADER_SIZE);
+	uint64_t number = 0;
+
+	for (size_t i = 0; i < size; i++)
+		number = number * 10 + (uint64_t)(id[i] - '0');
+	if (number <= client->confirmed)
+		client_fail(client, "a confirmation came twice or out of order");
+	client->confirmed = number;
+	client->acknowledged++;
+}
+
+static size_t durable_parse(struct client *client, const uint8_t *bytes, size_t size)
+{
+	size_t offset = 0;
+
+	while (size - offset >= WIRE_HEADER_SIZE) {
+		const uint8_t *frame = bytes + offset;
+		size_t length = WIRE_HEADER_SIZE + (size_t)wire_get_u32(frame + 6);
+
+		if (size - offset < length)
+			break;
+		switch (frame[0]) {
+		case WIRE_PUBLISH_ACK:
+			client_acknowledged_as(client, wire_get_u64(frame + WIRE_HEADER_SIZE + 8));
+			break;
+		case WIRE_DELIVER:
+			take_delivery(client, frame);
+			break;
+		case WIRE_ACCEPT:
+			take_confirmation(client, frame);
+			break;
+		default:
+			client_fail(client, "the server sent an error");
+			break;
+		}
+		offset += length;
+	}
+	return offset;
+}
+
+const struct peer peer_durable = {
+	.name = "liminald",
+	.program = "liminald",
+	.command = liminal_command,
+	.configure = durable_configure,
+	.hello = liminal_hello,
+	.describe = liminal_describe,
+	.write = liminal_write,
+	.parse = durable_parse,
+	.has_retention = true,
+};
 
 const struct peer peer_liminald = {
 	.name = "liminald",

@@ -115,6 +115,120 @@ static size_t nats_parse(struct client *client, const uint8_t *bytes, size_t siz
 	return offset;
 }
 
+/* --- JetStream: stored in a file, acknowledged before it is synced ------------------------- */
+
+static void jetstream_command(const struct server *server, const struct demand *demand,
+			      char *command, size_t size)
+{
+	(void)demand;
+	(void)snprintf(command, size, "nats-server -a 127.0.0.1 -p %u -js -sd state", server->port);
+}
+
+/* The answer to what makes the stream; it is the same for everybody. */
+static bool jetstream_made(struct client *client)
+{
+	char text[2048];
+	size_t size = 0;
+
+	for (;;) {
+		if (!client_read(client, text + size, 1))
+			return false;
+		if (text[size] != '\n') {
+			size += size < sizeof(text) - 1;
+			continue;
+		}
+		text[size] = '\0';
+		size = 0;
+		if (text[0] != '{')
+			continue;
+		if (strstr(text, "\"error\"") == NULL)
+			return true;
+		client_fail(client, "it makes no stream");
+		return false;
+	}
+}
+
+static bool jetstream_hello(struct client *client)
+{
+	static const char stream[] = "{\"name\":\"S\",\"subjects\":[\"c00000\"],"
+				     "\"storage\":\"file\",\"retention\":\"limits\"}";
+
+	return client_print(client,
+			    "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n"
+			    "SUB " INBOX_NAME " " SUBSCRIPTION "\r\n"
+			    "PUB $JS.API.STREAM.CREATE.S " INBOX_NAME " %zu\r\n%s\r\n",
+			    client->index, client->index, sizeof(stream) - 1, stream) &&
+	       jetstream_made(client);
+}
+
+static size_t put_jetstream_head(const struct client *client, char head[64], unsigned channel)
+{
+	return (size_t)snprintf(head, 64, "PUB " CHANNEL_NAME " " INBOX_NAME " %zu\r\n", channel,
+				client->index, client->payload);
+}
+
+static void jetstream_describe(const struct client *client, struct unit *unit)
+{
+	char head[64];
+	size_t size = put_jetstream_head(client, head, 0);
+
+	*unit = (struct unit){.count = 1,
+			      .frame_size = size + client->payload + 2,
+			      .size = size + client->payload + 2,
+			      .payload_at = size};
+}
+
+static void jetstream_write(const struct client *client, unsigned channel, uint8_t *bytes)
+{
+	char head[64];
+	size_t size = put_jetstream_head(client, head, channel);
+
+	memcpy(bytes, head, size);
+	memset(bytes + size, 0, client->payload);
+	memcpy(bytes + size + client->payload, "\r\n", 2);
+}
+
+/* Lines of MSG, with one behind it: {"stream":"S", "seq":7}. */
+static size_t jetstream_parse(struct client *client, const uint8_t *bytes, size_t size)
+{
+	static const char sequence[] = "{\"stream\":\"S\", \"seq\":";
+	size_t offset = 0;
+
+	while (offset < size) {
+		const uint8_t *end = memchr(bytes + offset, '\n', size - offset), *text;
+		uint64_t number = 0;
+
+		if (end == NULL)
+			break;
+		text = bytes + offset;
+		offset = (size_t)(end - bytes) + 1;
+		if (*text != '{') {
+			if (*text == '-')
+				client_fail(client, "the server sent an error");
+			continue;
+		}
+		if ((size_t)(end - text) < sizeof(sequence) ||
+		    memcmp(text, sequence, sizeof(sequence) - 1) != 0) {
+			client_fail(client, "a publish was refused");
+			continue;
+		}
+		for (text += sizeof(sequence) - 1; *text >= '0' && *text <= '9'; text++)
+			number = number * 10 + (uint64_t)(*text - '0');
+		client_acknowledged_as(client, number);
+	}
+	return offset;
+}
+
+const struct peer peer_jetstream = {
+	.name = "JetStream*",
+	.program = "nats-server",
+	.command = jetstream_command,
+	.hello = jetstream_hello,
+	.describe = jetstream_describe,
+	.write = jetstream_write,
+	.parse = jetstream_parse,
+};
+
 const struct peer peer_nats = {
 	.name = "nats",
 	.program = "nats-server",

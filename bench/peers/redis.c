@@ -130,6 +130,96 @@ static size_t redis_parse(struct client *client, const uint8_t *bytes, size_t si
 	return offset;
 }
 
+/* --- a stream: each message is added to it, and synced before it is acknowledged ----------- */
+
+static void stream_configure(const struct server *server, const struct demand *demand, FILE *file)
+{
+	(void)fprintf(file,
+		      "port %u\nbind 127.0.0.1\nsave \"\"\nappendonly yes\nappendfsync always\n"
+		      "maxclients %u\n",
+		      server->port, demand->connections);
+}
+
+static size_t put_stream_head(char head[128], unsigned channel, size_t payload)
+{
+	return (size_t)snprintf(head, 128,
+				"*5\r\n$4\r\nXADD\r\n$%d\r\n" CHANNEL_NAME
+				"\r\n$1\r\n*\r\n$1\r\nm\r\n$%zu\r\n",
+				CHANNEL_NAME_SIZE, channel, payload);
+}
+
+static void stream_describe(const struct client *client, struct unit *unit)
+{
+	char head[128];
+	size_t size = put_stream_head(head, 0, client->payload);
+
+	*unit = (struct unit){.count = 1,
+			      .frame_size = size + client->payload + 2,
+			      .size = size + client->payload + 2,
+			      .payload_at = size};
+}
+
+static void stream_write(const struct client *client, unsigned channel, uint8_t *bytes)
+{
+	char head[128];
+	size_t size = put_stream_head(head, channel, client->payload);
+
+	memcpy(bytes, head, size);
+	memset(bytes + size, 0, client->payload);
+	memcpy(bytes + size + client->payload, "\r\n", 2);
+}
+
+/* "MILLISECONDS-NUMBER" as one number. */
+static uint64_t stream_position(const uint8_t *text, const uint8_t *end)
+{
+	uint64_t part = 0, position = 0;
+
+	for (; text < end && *text != '\r'; text++) {
+		if (*text == '-') {
+			position = part << 20;
+			part = 0;
+		} else {
+			part = part * 10 + (uint64_t)(*text - '0');
+		}
+	}
+	return position + part;
+}
+
+/* An answer is two lines: "$SIZE", and the id. */
+static size_t stream_parse(struct client *client, const uint8_t *bytes, size_t size)
+{
+	size_t offset = 0;
+
+	while (offset < size) {
+		const uint8_t *line = memchr(bytes + offset, '\n', size - offset), *end;
+
+		if (line == NULL)
+			break;
+		if (bytes[offset] != '$') {
+			client_fail(client, "the server sent an error");
+			return size;
+		}
+		line++;
+		end = memchr(line, '\n', size - (size_t)(line - bytes));
+		if (end == NULL)
+			break;
+		client_acknowledged_as(client, stream_position(line, end));
+		offset = (size_t)(end - bytes) + 1;
+	}
+	return offset;
+}
+
+const struct peer peer_stream = {
+	.name = "redis",
+	.program = "redis-server",
+	.command = redis_command,
+	.configure = stream_configure,
+	.hello = redis_hello,
+	.describe = stream_describe,
+	.write = stream_write,
+	.parse = stream_parse,
+};
+
 const struct peer peer_redis = {
 	.name = "redis",
 	.program = "redis-server",
