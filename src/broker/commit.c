@@ -320,6 +320,7 @@ static void apply_batch(struct committer *committer, struct list *items)
 		if (journal->work.recount)
 			apply_recount(committer, journal);
 		work_clear(journal);
+		committer_sweep_at(committer, retention_next_ns(committer, journal));
 	}
 }
 
@@ -523,18 +524,6 @@ static void add_sweep(struct committer *committer, struct list *items, struct li
 	}
 }
 
-/* Each journal's next deadline. */
-static void arm_sweep(struct committer *committer)
-{
-	struct channel_set *set =
-		atomic_load_explicit(&committer->broker->channels, memory_order_acquire);
-
-	for (size_t i = 0; i < set->count; i++)
-		if (set->channels[i]->journal != NULL && set->channels[i]->journal->loaded)
-			committer_sweep_at(committer,
-					   retention_next_ns(committer, set->channels[i]->journal));
-}
-
 static void flush_batch(struct committer *committer)
 {
 	flush_set_run_some(&committer->set, FLUSH_MAX);
@@ -613,8 +602,6 @@ void commit_batch(struct committer *committer, struct list *items, struct list *
 		fail_batch(committer, items, result);
 	}
 	flush_batch(committer);
-	if (result == STORE_OK)
-		arm_sweep(committer);
 	LIST_FOR_EACH_NODE(node, after, items)
 	{
 		struct item *item = LIST_ENTRY(node, struct item, in_queue);
@@ -657,6 +644,10 @@ void commit_read(struct committer *committer, struct cursor *cursor)
 		flush_batch(committer);
 		return;
 	}
+	if (result == STORE_MEMORY) { /* the next batch pumps it again */
+		committer_sweep_at(committer, clock_after_ms(clock_mono_ns(), RETRY_MS));
+		return;
+	}
 	mutex_lock(&journal->channel->lock);
 	live = attachment == NULL || attachment->live;
 	if (live && result == STORE_OK) {
@@ -664,7 +655,7 @@ void commit_read(struct committer *committer, struct cursor *cursor)
 		cursor->segment = segment;
 		segment = NULL;
 	}
-	if (live && (result == STORE_OK || result == STORE_NONE)) {
+	if (live) {
 		cursor->gap_from = next;
 		cursor->gap_to =
 			result == STORE_OK ? cursor->segment->first - 1 : journal->stored.last;

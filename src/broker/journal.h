@@ -271,6 +271,8 @@ struct journal {
 	struct segment *oldest; /* the row that was looked at last in the batch */
 	int64_t clear_ns;	/* not before then are rows cleared of messages in their middle */
 	uint64_t clear_from;	/* where that goes on; 0: at the front */
+	uint64_t aged;		/* rows before it have gaps, and are older than */
+	int64_t aged_ms;	/* this: they are due for good */
 
 	/* CHANNEL, committer changes it */
 	uint64_t last;		   /* everything up to it may be delivered */

@@ -670,8 +670,11 @@ static int64_t journal_age_due_ms(struct committer *committer, struct journal *j
 
 	if (settings->max_age_ms == 0)
 		return INT64_MAX;
+	if (settings->max_age_ms != journal->aged_ms)
+		journal->aged = 0;
+	journal->aged_ms = settings->max_age_ms;
 	if (!settings->discard)
-		next = journal_next_done(journal, next);
+		next = journal_next_done(journal, next > journal->aged ? next : journal->aged);
 	while (next <= journal->stored.last) {
 		struct store_row row;
 
@@ -682,6 +685,7 @@ static int64_t journal_age_due_ms(struct committer *committer, struct journal *j
 		 * look at it. */
 		if (!row.sparse || now_ms - row.time_ms < settings->max_age_ms)
 			return row.time_ms + settings->max_age_ms;
+		journal->aged = row.last + 1;
 		next = journal_next_done(journal, row.last + 1);
 	}
 	return INT64_MAX;
