@@ -352,6 +352,8 @@ static void fail_item(struct committer *committer, struct item *item, enum store
 						  : METRIC_SUBSCRIBES_REFUSED_MEMORY,
 			   1);
 		mutex_lock(&item->journal->channel->lock);
+		if (item->added != NULL)
+			list_remove(&item->added->in_dirty);
 		sink->ops->fill_subscribe(sink, item->place, item->attachment->stream, 0,
 					  item->journal->channel->schema_id, text, &committer->set);
 		if (!item->attachment->ended) {

@@ -191,7 +191,9 @@ void entry_refused_locked(struct entry *entry, const char *text, bool stuck)
 		entry->owed = NULL;
 	}
 	if (stuck || was == ENTRY_DYING) {
+		attachment_unref(&entry->attachment);
 		entry_set_tried_locked(entry);
+		consumer_dirty_locked(entry->consumer);
 		entry->state = ENTRY_STUCK;
 		entry->consumer->deferred++;
 		entry_set_timer_locked(entry,

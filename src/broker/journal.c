@@ -367,6 +367,8 @@ static bool journal_load_consumer(void *context, const struct store_consumer *st
 	}
 	cursor_init(&consumer->cursor, consumer->done.floor + 1);
 	consumer->cursor.consumer = consumer;
+	if (stored->idle_since_ms == 0) /* or the next start would count anew */
+		consumer_dirty_locked(consumer);
 	mutex_unlock(&loading->journal->channel->lock);
 	return true;
 }

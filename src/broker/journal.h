@@ -246,6 +246,7 @@ struct journal_work {
 	int64_t dedup_window_ms;
 	uint64_t dedup_max_keys;
 	struct store_channel channel;
+	int64_t time_ms; /* of the messages that it adds */
 	uint64_t held, held_bytes;
 	struct record *records;
 	size_t record_count, record_capacity;
@@ -506,9 +507,8 @@ enum store_result commit_touch(struct committer *committer, struct journal *jour
 /* The batch changes what CONSUMER has acknowledged: consumer->next. */
 enum store_result commit_change(struct consumer *consumer);
 /* Adds a message to the batch; its sequence is work.channel.last then. OWNED is taken over. */
-enum store_result commit_record(struct committer *committer, struct journal *journal,
-				struct span envelope, uint64_t id, uint8_t flags,
-				struct buf *owned);
+enum store_result commit_record(struct journal *journal, struct span envelope, uint64_t id,
+				uint8_t flags, struct buf *owned);
 /* Reads the row that holds SEQUENCE, or the next one; STORE_NONE when there is none. */
 enum store_result commit_segment(struct committer *committer, struct journal *journal,
 				 uint64_t sequence, struct segment **segment);
@@ -524,8 +524,8 @@ enum store_result retention_admit(struct committer *committer, struct journal *j
 /* Makes journal->oldest the row that holds SEQUENCE, or the next one. */
 enum store_result retention_look(struct committer *committer, struct journal *journal,
 				 uint64_t sequence);
-/* Whether somebody holds the message that was added last. */
-bool retention_holds_new(const struct committer *committer, const struct journal *journal);
+/* Whether some consumer has not acknowledged SEQUENCE. */
+bool retention_holds(const struct journal *journal, uint64_t sequence);
 /* CONSUMER has acknowledged all but the stuck ones of ENTRIES, whose sequences rise, and which are
  * moved about. */
 enum store_result retention_done(struct committer *committer, struct consumer *consumer,

@@ -28,6 +28,8 @@ enum store_result commit_touch(struct committer *committer, struct journal *jour
 	}
 	work->touched = true;
 	work->channel = journal->stored;
+	work->time_ms = committer->now_ms > journal->stored.time_ms ? committer->now_ms
+								    : journal->stored.time_ms;
 	work->held = journal->held;
 	work->held_bytes = journal->held_bytes;
 	work->cut = 0;
@@ -94,8 +96,8 @@ static bool work_reserve_record(struct journal_work *work)
 }
 
 /* Adds a message to the batch; its sequence is work.channel.last then. OWNED is taken over. */
-enum store_result commit_record(struct committer *committer, struct journal *journal,
-				struct span envelope, uint64_t id, uint8_t flags, struct buf *owned)
+enum store_result commit_record(struct journal *journal, struct span envelope, uint64_t id,
+				uint8_t flags, struct buf *owned)
 {
 	struct journal_work *work = &journal->work;
 	uint64_t charged = envelope_charge(envelope.length);
@@ -109,7 +111,7 @@ enum store_result commit_record(struct committer *committer, struct journal *jou
 	work->channel.charged += charged;
 	work->channel.kept++;
 	work->channel.kept_charged += charged;
-	if (retention_holds_new(committer, journal)) {
+	if (retention_holds(journal, work->channel.last)) {
 		work->held++;
 		work->held_bytes += charged;
 	}
@@ -171,7 +173,7 @@ static enum store_result prepare_message(struct committer *committer, struct jou
 	if (result != STORE_OK || message->refused != NULL)
 		return result;
 	message->id = atomic_fetch_add(&committer->broker->next_message, 1);
-	result = commit_record(committer, journal, message->envelope, message->id, 0, NULL);
+	result = commit_record(journal, message->envelope, message->id, 0, NULL);
 	message->sequence = journal->work.channel.last;
 	if (result == STORE_OK && message->has_key)
 		result = prepare_key(committer, journal, message);
@@ -281,6 +283,8 @@ static enum store_result prepare_new_consumer(struct committer *committer, struc
 	if (result == STORE_OK) {
 		journal->work.added++;
 		journal->work.recount = true;
+		if (item->from_ms != 0) /* this batch's messages may be older than that */
+			result = commit_change(item->added);
 	}
 	return result;
 }
@@ -477,7 +481,10 @@ static enum store_result prepare_row(struct committer *committer, struct journal
 /* Those who wait for a time to come skip what is older. */
 static enum store_result prepare_waiting(struct journal *journal)
 {
-	for (struct list *node = journal->consumer_list.next; node != &journal->consumer_list;
+	struct journal_work *work = &journal->work;
+	struct list *node;
+
+	for (node = journal->consumer_list.next; node != &journal->consumer_list;
 	     node = node->next) {
 		struct consumer *consumer = LIST_ENTRY(node, struct consumer, in_journal);
 		enum store_result result;
@@ -487,12 +494,12 @@ static enum store_result prepare_waiting(struct journal *journal)
 		result = commit_change(consumer);
 		if (result != STORE_OK)
 			return result;
-		if (journal->work.channel.time_ms >= consumer->from_ms)
-			continue;
-		/* What was added together with it has counted as held until now. */
-		if (consumer->next.floor < journal->stored.last)
-			journal->work.recount = true;
-		ranges_raise(&consumer->next, journal->work.channel.last);
+	}
+	for (node = work->changing.next; node != &work->changing; node = node->next) {
+		struct consumer *consumer = LIST_ENTRY(node, struct consumer, in_changing);
+
+		if (work->channel.time_ms < consumer->from_ms)
+			ranges_raise(&consumer->next, work->channel.last);
 	}
 	return STORE_OK;
 }
@@ -534,8 +541,8 @@ static enum store_result prepare_journal(struct committer *committer, struct jou
 	enum store_result result = STORE_OK;
 	int64_t again_ns;
 
-	if (work->record_count > 0 && committer->now_ms > work->channel.time_ms)
-		work->channel.time_ms = committer->now_ms;
+	if (work->record_count > 0)
+		work->channel.time_ms = work->time_ms;
 	for (size_t next = 0; next < work->record_count && result == STORE_OK;)
 		result = prepare_row(committer, journal, next, &before, &next);
 	if (result == STORE_OK && work->record_count > 0)

@@ -82,8 +82,8 @@ static enum store_result prepare_move(struct committer *committer, struct entry 
 			entry->fate = "message discarded: the dead-letter channel never has room";
 		goto out;
 	}
-	result = commit_record(committer, dead, (struct span){envelope->data, envelope->length},
-			       stored.id, STORE_RECORD_FOREIGN, envelope);
+	result = commit_record(dead, (struct span){envelope->data, envelope->length}, stored.id,
+			       STORE_RECORD_FOREIGN, envelope);
 	envelope = NULL;
 	if (result == STORE_OK)
 		result = store->ops->dead_add(

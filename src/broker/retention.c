@@ -32,6 +32,18 @@ static const struct ranges *consumer_done(const struct consumer *consumer)
 	     ((consumer) = LIST_ENTRY(node_, struct consumer, in_journal), true);                  \
 	     node_ = node_->next)
 
+/* The first message from SEQUENCE on that the consumer holds. One that waits for a time to come
+ * holds nothing of what the batch adds before that. */
+static uint64_t consumer_next_held(const struct consumer *consumer, uint64_t sequence)
+{
+	const struct journal *journal = consumer->journal;
+	uint64_t missing = ranges_next_missing(consumer_done(consumer), sequence);
+
+	if (missing > journal->stored.last && journal->work.time_ms < consumer->from_ms)
+		return UINT64_MAX;
+	return missing;
+}
+
 /* The first message from SEQUENCE on that somebody holds. */
 static uint64_t journal_next_held(const struct journal *journal, uint64_t sequence)
 {
@@ -40,35 +52,21 @@ static uint64_t journal_next_held(const struct journal *journal, uint64_t sequen
 
 	FOR_EACH_CONSUMER(consumer, journal)
 	{
-		uint64_t missing = ranges_next_missing(consumer_done(consumer), sequence);
+		uint64_t next = consumer_next_held(consumer, sequence);
 
-		if (missing < held)
-			held = missing;
+		if (next < held)
+			held = next;
 	}
 	return held;
 }
 
-static bool journal_is_held(const struct journal *journal, uint64_t sequence)
+bool retention_holds(const struct journal *journal, uint64_t sequence)
 {
 	struct consumer *consumer;
 
 	FOR_EACH_CONSUMER(consumer, journal)
 	{
-		if (!ranges_contain(consumer_done(consumer), sequence))
-			return true;
-	}
-	return false;
-}
-
-bool retention_holds_new(const struct committer *committer, const struct journal *journal)
-{
-	struct consumer *consumer;
-
-	FOR_EACH_CONSUMER(consumer, journal)
-	{
-		/* Not one that begins with a later message, by sequence or by time. */
-		if (consumer->from_ms <= committer->now_ms &&
-		    !ranges_contain(consumer_done(consumer), journal->work.channel.last))
+		if (consumer_next_held(consumer, sequence) == sequence)
 			return true;
 	}
 	return false;
@@ -182,7 +180,7 @@ static enum store_result journal_done(struct committer *committer, struct journa
 	int64_t time_ms;
 
 	if (entry->sequence < channel->first || entry->sequence > channel->last ||
-	    journal_is_held(journal, entry->sequence))
+	    retention_holds(journal, entry->sequence))
 		return STORE_OK;
 	if (charged == 0) {
 		result = journal_charge(committer, journal, entry->sequence, &charged, &time_ms);
@@ -230,7 +228,7 @@ static enum store_result journal_discard(struct committer *committer, struct jou
 		return result;
 	FOR_EACH_CONSUMER(consumer, journal)
 	{
-		if (ranges_contain(consumer_done(consumer), sequence))
+		if (consumer_next_held(consumer, sequence) != sequence)
 			continue;
 		result = commit_change(consumer);
 		if (result != STORE_OK)
@@ -285,7 +283,8 @@ enum store_result retention_admit(struct committer *committer, struct journal *j
 struct charge_walk {
 	uint64_t first, last;
 	size_t index;	 /* of its messages, the next one that is not counted */
-	uint64_t before; /* charged bytes of all messages ever before that one */
+	uint64_t before; /* charged bytes of all messages ever before that one, but for */
+	uint64_t gone;	 /* what is not in the row any more */
 };
 
 /* Charged bytes of all messages ever before SEQUENCE, which rises: no row is looked at twice. */
@@ -304,7 +303,16 @@ static enum store_result walk_to(struct committer *committer, struct journal *jo
 		result = store->ops->row_read(store, journal->stored.number, sequence, false, &row);
 		if (result != STORE_OK)
 			return result == STORE_NONE ? STORE_OK : result;
-		*walk = (struct charge_walk){row.first, row.last, 0, row.before};
+		*walk = (struct charge_walk){row.first, row.last, 0, row.before, 0};
+		if (row.sparse) {
+			uint64_t left = row.before + row.charged, end = journal->stored.charged;
+
+			result = store->ops->row_read(store, journal->stored.number, row.last + 1,
+						      false, &row);
+			if (result != STORE_OK && result != STORE_NONE)
+				return result;
+			walk->gone = (result == STORE_OK ? row.before : end) - left;
+		}
 	}
 	if (sequence > walk->first) {
 		const struct segment *segment;
@@ -409,7 +417,8 @@ enum store_result retention_recount(struct committer *committer, struct journal 
 	qsort(missing, count, sizeof(*missing), range_compare);
 	for (size_t i = 0; i < count && result == STORE_OK; i++) {
 		uint64_t from = missing[i].from > counted ? missing[i].from : counted + 1;
-		uint64_t to = missing[i].to, before, after;
+		uint64_t to = missing[i].to, before, after, charged;
+		int64_t time_ms;
 
 		/* One stretch out of all that touch. */
 		while (i + 1 < count && missing[i + 1].from <= to + 1) {
@@ -420,12 +429,17 @@ enum store_result retention_recount(struct committer *committer, struct journal 
 		if (from > to)
 			continue;
 		result = walk_to(committer, journal, &walk, from, &before);
+		/* What is gone from its first row is not in the stretch, which is kept. */
+		if (to > walk.last)
+			before += walk.gone;
 		if (result == STORE_OK)
-			result = walk_to(committer, journal, &walk, to + 1, &after);
+			result = walk_to(committer, journal, &walk, to, &after);
+		if (result == STORE_OK)
+			result = journal_charge(committer, journal, to, &charged, &time_ms);
 		if (result != STORE_OK)
 			break;
 		held += to - from + 1;
-		held_bytes += after - before;
+		held_bytes += after + charged - before;
 		counted = to;
 	}
 	free(missing);
@@ -551,7 +565,7 @@ static enum store_result journal_clear_row(struct committer *committer, struct j
 		if (sequence < journal->work.channel.first)
 			continue;
 		if (journal_is_over(committer, journal, old->time_ms) &&
-		    !journal_is_held(journal, sequence)) {
+		    !retention_holds(journal, sequence)) {
 			journal_forget(journal, charged);
 			continue;
 		}
@@ -640,6 +654,11 @@ enum store_result retention_sweep(struct committer *committer, struct journal *j
 
 	*again_ns = DEADLINE_NEVER;
 	result = journal_discard_old(committer, journal);
+	/* What new consumers begin with is theirs: they are asked the next time. */
+	if (result == STORE_OK && journal->work.added > 0) {
+		*again_ns = now_ns;
+		return STORE_OK;
+	}
 	for (size_t i = 0; i < STEP_ROWS && removed && result == STORE_OK; i++)
 		result = journal_trim_front(committer, journal, &removed);
 	if (result != STORE_OK)
