@@ -698,3 +698,17 @@ bool store_open_memory(struct store **store, struct text *error)
 	*store = &memory->store;
 	return true;
 }
+
+bool store_memory_copy(struct store *store, struct store **copy, struct text *error)
+{
+	struct memory_store *memory;
+
+	if (!store_open_memory(copy, error))
+		return false;
+	memory = memory_of(*copy);
+	state_copy(&memory->committed, &memory_of(store)->committed);
+	(*copy)->created_ms = store->created_ms;
+	(*copy)->next_id = memory->committed.next_id;
+	memory->committed.next_id += STORE_IDS_RESERVED;
+	return true;
+}

@@ -196,6 +196,9 @@ bool store_open_memory(struct store **store, struct text *error);
 /* The next commit of a store in memory fails with RESULT. */
 void store_memory_fail(struct store *store, enum store_result result);
 
+/* What another process would find after a crash of this one, as a store of its own. */
+bool store_memory_copy(struct store *store, struct store **copy, struct text *error);
+
 /* Whether STATE is a consumer's, in a channel whose last sequence is LAST. */
 typedef bool store_position(struct span state, uint64_t last);
 
