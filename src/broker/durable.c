@@ -193,7 +193,8 @@ static struct item *subscribe_item(struct attachment *attachment,
 	item->start = subscribe->start;
 	item->value = subscribe->value;
 	item->name_length = subscribe->consumer.length;
-	memcpy(item->name, subscribe->consumer.data, subscribe->consumer.length);
+	if (subscribe->consumer.length > 0)
+		memcpy(item->name, subscribe->consumer.data, subscribe->consumer.length);
 	return item;
 }
 
